@@ -1,0 +1,3 @@
+#ifndef __ASSEMBLER__
+#include <fcntl.h>
+#endif
