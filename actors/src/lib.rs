@@ -1,1 +1,6 @@
-//! placeholder
+//! Data in motion: the backup and restore pipelines, sources, targets and the two runtimes.
+//!
+//! Knows the repository. Never HTTP, SQL or the command line.
+
+pub mod restore;
+pub mod source;

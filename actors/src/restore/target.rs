@@ -1,0 +1,225 @@
+//! Where restored bytes go: the [`Target`] trait.
+//!
+//! Paths are relative to the target's root, components joined by `/`, any bytes. They may come from a crafted
+//! manifest, so an implementation checks every component again and never writes outside its root, whatever
+//! links it meets there.
+//!
+//! Limits: none of its own; callers bound what is in flight. Must never: leave a half-written file under its
+//! final name, follow a symbolic link, or block the thread that polls a future. Every future is completed by
+//! the target's own threads and needs no reactor.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mover_repository::ids::UnixNanos;
+
+/// What every call returns. Work may start at the call.
+pub type TargetFuture<T> = Pin<Box<dyn Future<Output = Result<T, TargetError>> + Send + 'static>>;
+
+/// Why something could not be restored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation} {}: {cause}", String::from_utf8_lossy(path))]
+pub struct TargetError {
+    /// Path below the target.
+    pub path: Vec<u8>,
+    /// What was tried, as a verb.
+    pub operation: &'static str,
+    /// What to do about it.
+    pub kind: TargetErrorKind,
+    /// The cause in words.
+    pub cause: String,
+}
+
+impl TargetError {
+    /// True if nothing further can succeed: the target is full, read-only or broken.
+    pub fn fatal(&self) -> bool {
+        matches!(self.kind, TargetErrorKind::Full | TargetErrorKind::ReadOnly | TargetErrorKind::Io)
+    }
+}
+
+/// Classes of [`TargetError`] that a caller treats differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TargetErrorKind {
+    /// No space, no inodes, or over quota. Fatal.
+    Full,
+    /// The target cannot be written. Fatal.
+    ReadOnly,
+    /// The device failed. Fatal.
+    Io,
+    /// The name exists and may not be replaced, or a directory is in the way.
+    Exists,
+    /// The parent directory is missing.
+    NotFound,
+    /// The path is not one: an empty, dot or overlong component, or a NUL byte.
+    InvalidPath,
+    /// A symbolic link or a non-directory stands where a directory must be.
+    Escape,
+    /// The process may not do this.
+    PermissionDenied,
+    /// Whatever else concerns this entry alone.
+    Other,
+    /// A bug: a worker panicked.
+    Internal,
+}
+
+/// An attribute that could not be set on an entry that is otherwise restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttributeProblem {
+    /// Path below the target.
+    pub path: Vec<u8>,
+    /// Which.
+    pub attribute: AttributeKind,
+    /// The cause in words.
+    pub cause: String,
+}
+
+/// Classes of attributes, so that a caller can count instead of repeating itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttributeKind {
+    /// Owner or group.
+    Owner,
+    /// Permission, set-id or sticky bits.
+    Mode,
+    /// Modification time.
+    Times,
+    /// An extended attribute, by name.
+    Xattr(Vec<u8>),
+    /// A device node that may not be made; the entry is absent.
+    Device,
+}
+
+/// When an entry that exists is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overwrite {
+    /// Always.
+    #[default]
+    Always,
+    /// If size or mtime differ.
+    IfChanged,
+    /// If the entry in the recovery point is newer.
+    IfNewer,
+    /// Never; the existing entry stays.
+    Never,
+}
+
+/// Attributes to be given to an entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TargetMeta {
+    /// Permission, set-id and sticky bits (07777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of the last change of content.
+    pub mtime: UnixNanos,
+    /// Extended attributes, POSIX ACLs among them.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A file that is written whole.
+#[derive(Debug, Clone)]
+pub struct SmallFile {
+    /// Path below the target.
+    pub path: Vec<u8>,
+    /// Its attributes.
+    pub meta: TargetMeta,
+    /// Logical bytes; what no part covers is a hole.
+    pub size: u64,
+    /// Bytes and where they go.
+    pub parts: Vec<(u64, Bytes)>,
+}
+
+/// A node without content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A named pipe.
+    Fifo,
+    /// A character device.
+    CharDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+}
+
+/// What the target has under a name. Links are not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Existing {
+    /// Kind of entry.
+    pub kind: crate::source::FileKind,
+    /// Logical bytes.
+    pub size: u64,
+    /// Time of the last change of content.
+    pub mtime: UnixNanos,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// Room that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this process may still write.
+    pub bytes: u64,
+    /// Inodes that it may still make; `u64::MAX` where the file system has no such limit.
+    pub inodes: u64,
+}
+
+/// A place that files are restored to. Shared by all shards.
+pub trait Target: Send + Sync + 'static {
+    /// One line for logs.
+    fn describe(&self) -> String;
+
+    /// Room that is left.
+    fn free_space(&self) -> TargetFuture<Space>;
+
+    /// What is there under `path`, for overwrite rules and dry runs. A missing parent gives `None`.
+    fn existing(&self, path: &[u8]) -> TargetFuture<Option<Existing>>;
+
+    /// Makes a directory that only its owner can enter until [`Target::finish_directory`]. One that exists is
+    /// taken as it is. The empty path is the target itself.
+    fn make_directory(&self, path: &[u8]) -> TargetFuture<()>;
+
+    /// Writes small files whole: temporary name, content, attributes, rename. One blocking call for the batch;
+    /// one result a file, in order. A file that fails leaves nothing behind.
+    fn write_files(&self, files: Vec<SmallFile>) -> TargetFuture<Vec<Result<Vec<AttributeProblem>, TargetError>>>;
+
+    /// Starts a large file of `size` bytes under a temporary name; what is not written stays a hole.
+    fn create_file(&self, path: &[u8], size: u64) -> TargetFuture<Arc<dyn TargetFile>>;
+
+    /// Makes a fifo or device node with its attributes.
+    fn make_node(&self, path: &[u8], kind: NodeKind, meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>>;
+
+    /// Makes a symbolic link with its owner and times; the mode of a link means nothing.
+    fn symlink(&self, path: &[u8], link_target: &[u8], meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>>;
+
+    /// Makes `path` another name of `first`, which was restored before.
+    fn hard_link(&self, first: &[u8], path: &[u8]) -> TargetFuture<()>;
+
+    /// Gives a directory its owner, mode, xattrs and times; after its last child.
+    fn finish_directory(&self, path: &[u8], meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>>;
+
+    /// Makes all that was restored durable; reports a write-back error that happened since the target was opened.
+    fn sync(&self) -> TargetFuture<()>;
+}
+
+/// A large file on its way. Dropped unfinished, its temporary name is removed.
+pub trait TargetFile: Send + Sync {
+    /// Writes at offsets, in any order; several calls may be in flight.
+    fn write_at(&self, writes: Vec<(u64, Bytes)>) -> TargetFuture<()>;
+
+    /// Attributes, then the final name. Call once, after every write has resolved.
+    fn finish(&self, meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>>;
+}
