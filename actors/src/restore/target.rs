@@ -155,6 +155,15 @@ pub enum NodeKind {
     },
 }
 
+/// A further name of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HardLink {
+    /// The name that exists.
+    pub first: Vec<u8>,
+    /// The name to be made.
+    pub path: Vec<u8>,
+}
+
 /// What the target has under a name. Links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Existing {
@@ -185,12 +194,18 @@ pub trait Target: Send + Sync + 'static {
     /// Room that is left.
     fn free_space(&self) -> TargetFuture<Space>;
 
-    /// What is there under `path`, for overwrite rules and dry runs. A missing parent gives `None`.
-    fn existing(&self, path: &[u8]) -> TargetFuture<Option<Existing>>;
+    /// What is there under each path, for overwrite rules and dry runs; one result a path, in order. A missing
+    /// parent gives `None`. One blocking call for the batch.
+    fn existing(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<Option<Existing>, TargetError>>>;
 
-    /// Makes a directory that only its owner can enter until [`Target::finish_directory`]. One that exists is
-    /// taken as it is. The empty path is the target itself.
-    fn make_directory(&self, path: &[u8]) -> TargetFuture<()>;
+    /// Makes `path` and its missing ancestors with mode 0755, finished as they are: the way from the target's root
+    /// to a fileset. What exists stays untouched; an ancestor that is a symbolic link is refused.
+    fn make_parents(&self, path: &[u8]) -> TargetFuture<()>;
+
+    /// Makes directories that only their owner can enter until [`Target::finish_directories`], in the order given
+    /// (parents first), one blocking call for the batch; one result a path: true if it was made now, false if it
+    /// existed and was taken as it is. The empty path is the target itself.
+    fn make_directories(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<bool, TargetError>>>;
 
     /// Writes small files whole: temporary name, content, attributes, rename. One blocking call for the batch;
     /// one result a file, in order. A file that fails leaves nothing behind.
@@ -205,11 +220,20 @@ pub trait Target: Send + Sync + 'static {
     /// Makes a symbolic link with its owner and times; the mode of a link means nothing.
     fn symlink(&self, path: &[u8], link_target: &[u8], meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>>;
 
-    /// Makes `path` another name of `first`, which was restored before.
-    fn hard_link(&self, first: &[u8], path: &[u8]) -> TargetFuture<()>;
+    /// Makes each `path` another name of `first`, which was restored before, and replaces what is there; one
+    /// blocking call for the batch, one result a link, in order.
+    fn hard_links(&self, links: Vec<HardLink>) -> TargetFuture<Vec<Result<(), TargetError>>>;
 
-    /// Gives a directory its owner, mode, xattrs and times; after its last child.
-    fn finish_directory(&self, path: &[u8], meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>>;
+    /// Gives directories their owner, mode, xattrs and times, after their last child, in the order given (children
+    /// first, so that a closed parent blocks none); one blocking call for the batch, one result a directory.
+    fn finish_directories(
+        &self,
+        directories: Vec<(Vec<u8>, TargetMeta)>,
+    ) -> TargetFuture<Vec<Result<Vec<AttributeProblem>, TargetError>>>;
+
+    /// Reads ranges of restored files back, to be compared; fewer bytes only at the end of a file. One blocking call
+    /// for the batch, one result a range, in order.
+    fn read_back(&self, ranges: Vec<(Vec<u8>, std::ops::Range<u64>)>) -> TargetFuture<Vec<Result<Bytes, TargetError>>>;
 
     /// Makes all that was restored durable; reports a write-back error that happened since the target was opened.
     fn sync(&self) -> TargetFuture<()>;
