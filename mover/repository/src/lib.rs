@@ -6,3 +6,4 @@
 pub mod codec;
 pub mod ids;
 pub mod limits;
+pub mod manifest;

@@ -33,6 +33,8 @@ pub const PATH_BYTES_MAX: usize = 1 << 20;
 pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
 /// Largest set of extended attributes of one file, names and values together.
 pub const XATTR_TOTAL_BYTES_MAX: usize = 1 << 20;
+/// Longest name of an extended attribute.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
 /// Longest symbolic link target.
 pub const SYMLINK_BYTES_MAX: usize = 4 << 10;
 
@@ -57,9 +59,19 @@ pub const INLINE_PIECES_MAX: usize = 64;
 pub const PAGE_BYTES_MAX: usize = 2 << 20;
 /// Plain size that leaf pages aim at.
 pub const PAGE_BYTES_TARGET: usize = 64 << 10;
+/// Plain size at which a page is cut whatever the hash says, unless its only entry is larger.
+pub const PAGE_BYTES_CUT: usize = 256 << 10;
+/// Most entries of one leaf.
+pub const LEAF_ENTRIES_MAX: usize = 4096;
+/// Sum of the full paths in one page: prefix compression must not let a page unfold without bound.
+pub const PAGE_PATH_BYTES_MAX: usize = 4 << 20;
+/// Most children of an inner page or of an inner list page.
+pub const PAGE_CHILDREN_MAX: usize = 1024;
 /// Deepest tree of pages.
 pub const PAGE_LEVELS_MAX: u8 = 12;
 
+/// Largest index segment; larger ones are not merged.
+pub const SEGMENT_BYTES_MAX: usize = 64 << 20;
 /// Sealed block of an index segment, plain bytes.
 pub const INDEX_BLOCK_BYTES: usize = 64 << 10;
 
@@ -71,5 +83,8 @@ const _: () = {
     assert!(PACK_BYTES_TARGET < PACK_BYTES_MAX);
     assert!(FRAME_BYTES_MAX as u64 * 2 < PACK_BYTES_TARGET);
     assert!(EXTENT_BYTES.is_multiple_of(HOLE_ALIGN_BYTES));
+    assert!(PAGE_PATH_BYTES_MAX >= 2 * PATH_BYTES_MAX && PAGE_BYTES_CUT < PAGE_BYTES_MAX);
+    // 32-bit positions in memory suffice because packs and frames are this small.
+    assert!(PACK_BYTES_MAX < 1 << 32);
     assert!(PATH_BYTES_MAX + XATTR_TOTAL_BYTES_MAX <= PAGE_BYTES_MAX);
 };

@@ -1,0 +1,15 @@
+//! Manifests: the entries of one fileset in path order, a tree of pages stored as chunks.
+//!
+//! A leaf is a pair of pages: names and metadata (class Data, sealed for readers), and one record an
+//! entry with a keyed digest of its identity and its content (class Structure), so that an
+//! incremental run and the marking of live chunks need no read key. Leaves are cut by a keyed hash of
+//! the path, so an unchanged region gives identical pages. Inner pages carry separators.
+//!
+//! Limits: a builder holds one open page a level, a reader one page a level and the next leaf; page
+//! sizes, levels, paths and lists are bounded by [`crate::limits`]. Must never trust a page for being
+//! authentic: what a path may look like, that order is strict and that levels fall is checked on
+//! every read. Runs on the caller's thread.
+
+mod root;
+
+pub use root::ManifestRoot;
