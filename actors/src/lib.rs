@@ -2,5 +2,8 @@
 //!
 //! Knows the repository. Never HTTP, SQL or the command line.
 
+mod beneath;
 pub mod restore;
+pub mod scratch;
 pub mod source;
+pub mod spill;
