@@ -1,0 +1,215 @@
+//! The shape of the source tree, checked: arrows between the crates, sizes, and what must not be left in it.
+//!
+//! These tests read text alone and need nothing but the checkout.
+
+use std::path::{Path, PathBuf};
+
+/// Lines that no source file may exceed.
+const LINES_MAX: usize = 700;
+/// Lines that nine of ten source files stay under.
+const LINES_AIM: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace")
+}
+
+/// Every text file of the checkout: relative path and content.
+fn texts() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    collect(&root(), &root(), &mut found);
+    assert!(found.len() > 20, "only {} files found", found.len());
+    found.sort();
+    found
+}
+
+fn collect(root: &Path, directory: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(directory).expect("read a directory") {
+        let path = entry.expect("read a directory").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && name != ".git" {
+            collect(root, &path, found);
+        } else if path.is_file()
+            && !["Cargo.lock", ".git"].contains(&name.as_str())
+            && let Ok(text) = std::fs::read_to_string(&path)
+        {
+            found.push((path.strip_prefix(root).expect("below").to_string_lossy().into_owned(), text));
+        }
+    }
+}
+
+fn sources() -> Vec<(String, String)> {
+    texts().into_iter().filter(|(path, _)| path.ends_with(".rs")).collect()
+}
+
+fn is_this_file(path: &str) -> bool {
+    path == "tests/tests/tidy.rs"
+}
+
+/// Fails with all findings at once.
+fn assert_none(findings: Vec<String>, rule: &str) {
+    assert!(findings.is_empty(), "{rule}:\n{}", findings.join("\n"));
+}
+
+/// Names of the dependencies that a crate builds with, tests aside.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(manifest)).expect("read a manifest");
+    let mut names = Vec::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if line.starts_with('[') {
+            inside = line.contains("dependencies") && !line.contains("dev-dependencies");
+        } else if inside && let Some(name) = line.split(['.', '=', ' ']).next().filter(|name| !name.is_empty()) {
+            names.push(name.to_owned());
+        }
+    }
+    assert!(!names.is_empty(), "{manifest} has no dependencies");
+    names
+}
+
+#[test]
+fn tidy_crates_point_one_way() {
+    let rules: [(&str, &[&str]); 2] = [
+        ("mover/repository/Cargo.toml", &["mover", "mover-actors", "glommio", "actix", "actix-web", "tokio", "clap"]),
+        ("actors/Cargo.toml", &["mover", "actix", "actix-web", "clap", "rusqlite", "sqlx"]),
+    ];
+    let mut findings = Vec::new();
+    for (manifest, forbidden) in rules {
+        let wrong = dependencies(manifest).into_iter().filter(|name| forbidden.contains(&name.as_str()));
+        findings.extend(wrong.map(|name| format!("{manifest} depends on {name}")));
+    }
+    assert_none(findings, "a lower crate knows an upper one");
+}
+
+#[test]
+fn tidy_executor_is_named_in_the_runtime_alone() {
+    let named = sources().into_iter().filter(|(path, text)| {
+        !is_this_file(path) && !path.starts_with("actors/src/runtime") && text.to_lowercase().contains("glommio")
+    });
+    assert_none(named.map(|(path, _)| path).collect(), "glommio is named outside actors/src/runtime");
+}
+
+#[test]
+fn tidy_control_plane_framework_stays_in_command() {
+    let named = sources().into_iter().filter(|(path, text)| {
+        (path.starts_with("actors/") || path.starts_with("mover/repository/")) && text.contains("actix")
+    });
+    assert_none(named.map(|(path, _)| path).collect(), "actix is named in a library");
+}
+
+#[test]
+fn tidy_files_stay_small() {
+    let lengths: Vec<(String, usize)> =
+        sources().into_iter().map(|(path, text)| (path, text.lines().count())).collect();
+    let too_long = lengths.iter().filter(|(_, lines)| *lines > LINES_MAX);
+    assert_none(too_long.map(|(path, lines)| format!("{path}: {lines} lines")).collect(), "files over the limit");
+    let long: Vec<String> = lengths
+        .iter()
+        .filter(|(_, lines)| *lines > LINES_AIM)
+        .map(|(path, lines)| format!("{path}: {lines}"))
+        .collect();
+    assert!(long.len() * 10 <= lengths.len(), "more than a tenth of the files is over the aim: {long:?}");
+    let main = lengths.iter().find(|(path, _)| path == "mover/src/main.rs").expect("main.rs");
+    assert!(main.1 <= 150, "main.rs has {} lines", main.1);
+}
+
+#[test]
+fn tidy_modules_open_with_their_purpose() {
+    let silent = sources().into_iter().filter(|(_, text)| !text.starts_with("//!"));
+    assert_none(silent.map(|(path, _)| path).collect(), "modules that do not open with //!");
+}
+
+#[test]
+fn tidy_nothing_is_left_to_do() {
+    let marks = ["todo!(", "unimplemented!(", "dbg!(", "FIXME", "XXX", "TODO", "placeholder"];
+    let mut findings = Vec::new();
+    for (path, text) in sources().into_iter().filter(|(path, _)| !is_this_file(path)) {
+        for (number, line) in text.lines().enumerate() {
+            if marks.iter().any(|mark| line.contains(mark)) {
+                findings.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    assert_none(findings, "left in the code");
+}
+
+#[test]
+fn tidy_no_path_of_a_developers_machine() {
+    let places = ["/work/", "/root/", "/home/"];
+    let mut findings = Vec::new();
+    for (path, text) in texts().into_iter().filter(|(path, _)| !is_this_file(path)) {
+        for (number, line) in text.lines().enumerate() {
+            // In tests and docs /home/… is a fine example of a source path; in code it is not.
+            let found =
+                places.iter().any(|place| line.contains(place) && (*place != "/home/" || path.ends_with(".toml")));
+            if found {
+                findings.push(format!("{path}:{}: {}", number + 1, line.trim()));
+            }
+        }
+    }
+    assert_none(findings, "paths of one machine");
+}
+
+#[test]
+fn tidy_unsafe_blocks_say_why() {
+    let mut findings = Vec::new();
+    for (path, text) in sources().into_iter().filter(|(path, _)| !is_this_file(path)) {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if !code.contains("unsafe {") {
+                continue;
+            }
+            let above = &lines[number.saturating_sub(8)..number];
+            if !above.iter().any(|before| before.contains("SAFETY")) {
+                findings.push(format!("{path}:{}", number + 1));
+            }
+        }
+    }
+    assert_none(findings, "unsafe without SAFETY");
+}
+
+/// Rows of the acceptance table: the sentence, and the names of its tests.
+fn acceptance() -> Vec<(String, Vec<String>)> {
+    let text = std::fs::read_to_string(root().join("tests/ACCEPTANCE.md")).expect("tests/ACCEPTANCE.md");
+    let rows = text.lines().filter(|line| line.starts_with('|')).map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let names = cells.last().expect("a cell").split('`').skip(1).step_by(2);
+        (cells[0].to_owned(), names.map(str::to_owned).collect())
+    });
+    // The first two lines are the head of the table.
+    rows.filter(|(sentence, _): &(String, Vec<String>)| {
+        sentence != "what the issue says" && !sentence.starts_with("---")
+    })
+    .collect()
+}
+
+#[test]
+fn tidy_every_acceptance_row_names_a_test_that_exists() {
+    let all = sources();
+    let scripts = texts();
+    let exists = |name: &str| {
+        let function = name.rsplit("::").next().expect("a name");
+        all.iter().any(|(_, text)| text.contains(&format!("fn {function}(")))
+            || scripts.iter().any(|(path, text)| path == "tests/run" && text.contains(&format!("\"{name}\"")))
+    };
+    let mut findings = Vec::new();
+    let rows = acceptance();
+    assert!(rows.len() > 50, "only {} rows", rows.len());
+    for (sentence, names) in rows {
+        if names.is_empty() {
+            findings.push(format!("no test: {sentence}"));
+        }
+        findings
+            .extend(names.iter().filter(|name| !exists(name)).map(|name| format!("{name} does not exist: {sentence}")));
+    }
+    assert_none(findings, "acceptance");
+}
+
+#[test]
+fn tidy_test_command_can_be_run() {
+    for script in ["tests/run", ".ci/run"] {
+        let status = std::fs::metadata(root().join(script)).expect(script);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&status.permissions());
+        assert!(mode & 0o111 == 0o111, "{script} has no run bit");
+    }
+}
