@@ -67,6 +67,11 @@ impl Encoder {
         Self::default()
     }
 
+    /// An empty record that does not move in memory while it stays under `bytes`: for secrets.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
+    }
+
     /// Appends bytes whose length the format fixes.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);

@@ -1,0 +1,240 @@
+//! Where objects live: a small trait and its implementations.
+//!
+//! A backend knows names and bytes, nothing of their meaning. Names are relative paths of
+//! components from `[A-Za-z0-9._-]`, none starting with a dot. Futures need no reactor, work
+//! starts at the call or at the first poll, and dropping a future never corrupts anything.
+//! Whoever calls from an executor thread is never blocked.
+
+pub mod memory;
+
+use bytes::Bytes;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub use memory::MemoryBackend;
+
+/// Longest object name.
+pub const OBJECT_NAME_BYTES_MAX: usize = 512;
+
+/// A storage call in flight.
+pub type IoFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send + 'static>>;
+
+/// Why a storage call failed: operation, object, cause.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {operation} {object}: {source}")]
+pub struct StorageError {
+    /// Verb of the operation, such as `read` or `sync`.
+    pub operation: &'static str,
+    /// Name of the object, or of the place.
+    pub object: String,
+    /// What callers decide by.
+    pub kind: StorageErrorKind,
+    /// The cause as the system told it.
+    pub source: Arc<io::Error>,
+}
+
+/// What callers decide by when a storage call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StorageErrorKind {
+    /// No object of that name.
+    NotFound,
+    /// The place exists but is not a directory.
+    NotADirectory,
+    /// An object of that name exists.
+    AlreadyExists,
+    /// No space, or quota reached.
+    Full,
+    /// The store is mounted read-only.
+    ReadOnly,
+    /// The store denies it.
+    PermissionDenied,
+    /// The object ends before the range does.
+    Short,
+    /// The object is larger than the caller's limit.
+    TooLarge,
+    /// The name breaks the rules for names.
+    InvalidName,
+    /// Bytes may not be durable, or an earlier error broke this writer: nothing after it counts.
+    Poisoned,
+    /// The store lacks an operation that a repository needs.
+    NotSupported,
+    /// Anything else, such as an I/O error.
+    Other,
+}
+
+impl StorageErrorKind {
+    /// True if the same call may succeed later without anyone changing anything.
+    pub fn retryable(self) -> bool {
+        matches!(self, Self::Other)
+    }
+
+    /// The kind of an operating system error.
+    pub fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Self::Full,
+            Some(libc::EROFS) => Self::ReadOnly,
+            Some(libc::EACCES | libc::EPERM) => Self::PermissionDenied,
+            Some(libc::ENOENT) => Self::NotFound,
+            Some(libc::ENOTDIR) => Self::NotADirectory,
+            Some(libc::EEXIST) => Self::AlreadyExists,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl StorageError {
+    /// An error whose kind follows from the system's cause.
+    pub fn new(operation: &'static str, object: impl Into<String>, cause: io::Error) -> Self {
+        Self::of_kind(operation, object, StorageErrorKind::of(&cause), cause)
+    }
+
+    /// An error of a given kind.
+    pub fn of_kind(
+        operation: &'static str,
+        object: impl Into<String>,
+        kind: StorageErrorKind,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        let cause = cause.into();
+        let source = match cause.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(other) => io::Error::other(other),
+        };
+        Self { operation, object: object.into(), kind, source: Arc::new(source) }
+    }
+
+    /// One line for the user: what to do next.
+    pub fn guidance(&self) -> Option<String> {
+        let text = match self.kind {
+            StorageErrorKind::Full => {
+                "free space in the repository's file system and run again; what was stored is kept"
+            }
+            StorageErrorKind::ReadOnly => "the repository is mounted read-only: remount it, or use another place",
+            StorageErrorKind::PermissionDenied => "check owner and mode of the repository directory",
+            StorageErrorKind::NotADirectory => {
+                "a repository is a directory: name one, or a place where it can be created"
+            }
+            StorageErrorKind::Poisoned => "the disk reported a write error: check it before trusting it with data",
+            StorageErrorKind::NotFound | StorageErrorKind::Short => "run `mover verify` to see what is affected",
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// One row of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Full object name.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// Result of a create-if-absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// This call created the object.
+    New,
+    /// An object of that name was there; it is untouched. After a lost answer it may be one's
+    /// own: compare its bytes.
+    AlreadyExisted,
+}
+
+/// A place for write-once objects.
+pub trait Backend: Send + Sync + 'static {
+    /// What a user would call this place: a path or a URL.
+    fn describe(&self) -> String;
+
+    /// The whole object. Larger than `limit_bytes` is [`StorageErrorKind::TooLarge`].
+    fn get(&self, name: &str, limit_bytes: u64) -> IoFuture<Bytes>;
+
+    /// Exactly the bytes of `range`; an object that ends before is [`StorageErrorKind::Short`].
+    fn get_range(&self, name: &str, range: Range<u64>) -> IoFuture<Bytes>;
+
+    /// Size in bytes.
+    fn size(&self, name: &str) -> IoFuture<u64>;
+
+    /// All objects under `prefix/`, at any depth, sorted by name; an empty prefix lists all.
+    /// Temporaries are hidden; a prefix that does not exist is an empty list.
+    fn list(&self, prefix: &str) -> IoFuture<Vec<ObjectMeta>>;
+
+    /// Create-if-absent: atomic, and durable (bytes and name) when it resolves, whichever the
+    /// result.
+    fn create(&self, name: &str, body: Bytes) -> IoFuture<Created>;
+
+    /// Starts a large object whose name appears only at its finish.
+    fn stream(&self, name: &str) -> Box<dyn ObjectWriter>;
+
+    /// Resolves when every object whose `finish` resolved before this call is durable by name.
+    fn barrier(&self) -> IoFuture<()>;
+
+    /// Removes an object.
+    fn delete(&self, name: &str) -> IoFuture<()>;
+}
+
+/// Writes one large object. Dropped before `finish`, it leaves nothing behind.
+pub trait ObjectWriter: Send {
+    /// Appends `parts` in order, after all appends called before; several may be in flight.
+    /// Resolves when the bytes are handed to the store, so that their memory is free again.
+    fn append(&mut self, parts: Vec<Bytes>) -> IoFuture<()>;
+
+    /// Waits for the appends, makes the bytes durable, then the name visible. After any error
+    /// the writer is poisoned and reports its first cause.
+    fn finish(self: Box<Self>) -> IoFuture<()>;
+}
+
+/// A future that is ready at once.
+pub(crate) fn ready<T: Send + 'static>(result: Result<T, StorageError>) -> IoFuture<T> {
+    Box::pin(std::future::ready(result))
+}
+
+/// Checks the rules for object names.
+///
+/// # Errors
+/// [`StorageErrorKind::InvalidName`].
+pub fn check_name(operation: &'static str, name: &str) -> Result<(), StorageError> {
+    let component_is_valid = |component: &str| {
+        !component.is_empty()
+            && component.len() <= 255
+            && !component.starts_with('.')
+            && component.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    if name.len() <= OBJECT_NAME_BYTES_MAX && name.split('/').all(component_is_valid) {
+        return Ok(());
+    }
+    Err(StorageError::of_kind(operation, name, StorageErrorKind::InvalidName, "not a valid object name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_the_place() {
+        for name in ["a", "packs/0000/ab", "log/1/alive/0", "a.b_c-d"] {
+            assert!(check_name("read", name).is_ok(), "{name}");
+        }
+        for name in ["", "/", "/a", "a/", "a//b", "..", "a/../b", ".tmp-1", "a/.hidden", "a b", "a\0b", "ä"] {
+            assert!(check_name("read", name).is_err(), "{name}");
+        }
+        assert!(check_name("read", &"a".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn f13_causes_are_told_apart() {
+        let kind = |errno| StorageErrorKind::of(&io::Error::from_raw_os_error(errno));
+        assert_eq!(kind(libc::ENOSPC), StorageErrorKind::Full);
+        assert_eq!(kind(libc::EDQUOT), StorageErrorKind::Full);
+        assert_eq!(kind(libc::EROFS), StorageErrorKind::ReadOnly);
+        assert_eq!(kind(libc::EACCES), StorageErrorKind::PermissionDenied);
+        assert_eq!(kind(libc::ENOENT), StorageErrorKind::NotFound);
+        assert_eq!(kind(libc::EIO), StorageErrorKind::Other);
+        let error = StorageError::new("write", "packs/1/a", io::Error::from_raw_os_error(libc::ENOSPC));
+        assert_eq!(error.to_string(), "cannot write packs/1/a: No space left on device (os error 28)");
+    }
+}

@@ -1,0 +1,349 @@
+//! All secrets of a repository, and what is computed with them.
+//!
+//! | secret | rotates | used for |
+//! | --- | --- | --- |
+//! | id | never | chunk ids, identity digests |
+//! | cut | never | gear table, cuts of manifest leaves |
+//! | structure | by generation | tables of contents, index, log, reference pages |
+//! | read (X25519) | by generation | keys of data packs; the private half is optional |
+//! | signing (Ed25519) | one a client | log records |
+//!
+//! They are independent and random; no one follows from another. A client without the private
+//! read key can back up and deduplicate but cannot read file content.
+
+use super::aead::FrameKey;
+use super::derive::{self, Key, derive};
+use super::header::ObjectKind;
+use super::hpke::{self, KeyBlock};
+use super::sign::{SigningKey, VerifyingKey};
+use super::{SealBroken, random_array};
+use crate::codec::{DecodeError, Decoder, Encoder};
+use crate::error::{RepositoryError, Result};
+use crate::ids::{ChunkId, ObjectId, PackId};
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// Most generations of one class, and most admin keys, that a key slot may hold.
+const GENERATIONS_MAX: usize = 256;
+
+struct StructureKey {
+    generation: u32,
+    secret: Key,
+}
+
+struct ReadKey {
+    generation: u32,
+    public: [u8; 32],
+    private: Option<Key>,
+}
+
+/// The secrets of one repository as one key slot holds them.
+pub struct Secrets {
+    repository: ObjectId,
+    id: Key,
+    cut: Key,
+    structure: Vec<StructureKey>,
+    read: Vec<ReadKey>,
+    signing: SigningKey,
+    admins: Vec<VerifyingKey>,
+    chunk_key: Key,
+    identity_key: Key,
+    path_key: Key,
+}
+
+impl Secrets {
+    /// Draws all secrets of a new repository; its signing key is the first admin key.
+    pub fn generate(repository: ObjectId) -> Self {
+        let (private, public) = hpke::generate_read_key();
+        let signing = SigningKey::random();
+        let admins = vec![signing.verifying_key()];
+        Self::assemble(
+            repository,
+            Zeroizing::new(random_array()),
+            Zeroizing::new(random_array()),
+            vec![StructureKey { generation: 1, secret: Zeroizing::new(random_array()) }],
+            vec![ReadKey { generation: 1, public, private: Some(private) }],
+            signing,
+            admins,
+        )
+    }
+
+    fn assemble(
+        repository: ObjectId,
+        id: Key,
+        cut: Key,
+        structure: Vec<StructureKey>,
+        read: Vec<ReadKey>,
+        signing: SigningKey,
+        admins: Vec<VerifyingKey>,
+    ) -> Self {
+        let chunk_key = derive(derive::CHUNK_ID, &[id.as_slice()]);
+        let identity_key = derive(derive::IDENTITY_DIGEST, &[id.as_slice()]);
+        let path_key = derive(derive::PATH_HASH, &[cut.as_slice()]);
+        Self { repository, id, cut, structure, read, signing, admins, chunk_key, identity_key, path_key }
+    }
+
+    /// The subset for a client that may add but not read: no private read key, and a signing key
+    /// of its own that is not an admin key.
+    pub fn put_only(&self) -> Self {
+        let structure = self
+            .structure
+            .iter()
+            .map(|key| StructureKey { generation: key.generation, secret: key.secret.clone() })
+            .collect();
+        let read = self
+            .read
+            .iter()
+            .map(|key| ReadKey { generation: key.generation, public: key.public, private: None })
+            .collect();
+        Self::assemble(
+            self.repository,
+            self.id.clone(),
+            self.cut.clone(),
+            structure,
+            read,
+            SigningKey::random(),
+            self.admins.clone(),
+        )
+    }
+
+    /// The repository that these secrets belong to.
+    pub fn repository_id(&self) -> ObjectId {
+        self.repository
+    }
+
+    /// The id of a chunk: BLAKE3 of its plain bytes, keyed by the id secret.
+    #[inline]
+    pub fn chunk_id(&self, plain: &[u8]) -> ChunkId {
+        ChunkId(*blake3::keyed_hash(&self.chunk_key, plain).as_bytes())
+    }
+
+    /// The gear table of the chunker: 256 little-endian words of BLAKE3's extended output.
+    pub fn gear(&self) -> Box<[u64; 256]> {
+        let mut bytes = Zeroizing::new([0u8; 2048]);
+        derive::derive_long(derive::GEAR_TABLE, &[self.cut.as_slice()], bytes.as_mut_slice());
+        let mut table = Box::new([0u64; 256]);
+        for (entry, word) in table.iter_mut().zip(bytes.chunks_exact(8)) {
+            *entry = u64::from_le_bytes(word.try_into().expect("8 bytes"));
+        }
+        table
+    }
+
+    /// Keyed hash of a path: decides where manifest leaves are cut.
+    pub fn path_hash(&self, path: &[u8]) -> u64 {
+        let hash = blake3::keyed_hash(&self.path_key, path);
+        u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 bytes"))
+    }
+
+    /// Keyed digest of a manifest entry's identity.
+    pub fn identity_digest(&self, bytes: &[u8]) -> [u8; 16] {
+        let hash = blake3::keyed_hash(&self.identity_key, bytes);
+        hash.as_bytes()[..16].try_into().expect("16 bytes")
+    }
+
+    /// True if file content can be read: a private read key of every generation is at hand.
+    pub fn can_read(&self) -> bool {
+        self.read.iter().all(|key| key.private.is_some())
+    }
+
+    /// True if this client's destructive records count.
+    pub fn is_admin(&self) -> bool {
+        self.admins.contains(&self.signing.verifying_key())
+    }
+
+    /// True if `key` is one whose destructive records count.
+    pub fn is_admin_key(&self, key: &VerifyingKey) -> bool {
+        self.admins.contains(key)
+    }
+
+    /// This client's signing key.
+    pub fn signing(&self) -> &SigningKey {
+        &self.signing
+    }
+
+    /// The structure generation under which new objects are sealed.
+    pub fn structure_generation(&self) -> u32 {
+        self.structure.last().expect("there is at least one generation").generation
+    }
+
+    /// The key of one object that is sealed under the structure secret: a structure pack (salt:
+    /// pack id), an index segment (salt: segment id) or a small object (salt: random, stored).
+    ///
+    /// # Errors
+    /// [`RepositoryError::UnknownGeneration`] naming `object`.
+    pub fn structure_key(&self, generation: u32, kind: ObjectKind, salt: &[u8; 32], object: &str) -> Result<FrameKey> {
+        let key = self
+            .structure
+            .iter()
+            .find(|key| key.generation == generation)
+            .ok_or_else(|| RepositoryError::UnknownGeneration { object: object.to_owned(), generation })?;
+        Ok(FrameKey(derive(derive::STRUCTURE_OBJECT, &[key.secret.as_slice(), &[kind as u8], salt])))
+    }
+
+    /// Encapsulates the random key of a data pack to the current public read key.
+    ///
+    /// # Errors
+    /// [`SealBroken`] if the public key in the slot is not a curve point that can be used.
+    pub fn wrap_pack_key(&self, pack: &PackId, key: &FrameKey) -> std::result::Result<KeyBlock, SealBroken> {
+        let read = self.read.last().expect("there is at least one generation");
+        hpke::wrap(&read.public, read.generation, &self.repository, pack, key)
+    }
+
+    /// Opens what [`Secrets::wrap_pack_key`] made; `object` is for the message.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoReadKey`], [`RepositoryError::UnknownGeneration`] or
+    /// [`RepositoryError::Corrupt`].
+    pub fn unwrap_pack_key(&self, pack: &PackId, block: &KeyBlock, object: &str) -> Result<FrameKey> {
+        let generation = block.generation();
+        let read = self
+            .read
+            .iter()
+            .find(|key| key.generation == generation)
+            .ok_or_else(|| RepositoryError::UnknownGeneration { object: object.to_owned(), generation })?;
+        let private = read.private.as_ref().ok_or_else(|| RepositoryError::NoReadKey { object: object.to_owned() })?;
+        hpke::unwrap(private, &self.repository, pack, block)
+            .map_err(|_| RepositoryError::corrupt(object, "its key block does not open"))
+    }
+
+    /// The plain payload of a key slot. `FORMAT.md` section 2 has the bytes.
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let bytes = 108 + self.structure.len() * 36 + self.read.len() * 69 + self.admins.len() * 32;
+        let mut encoder = Encoder::with_capacity(bytes);
+        encoder.raw(self.id.as_slice());
+        encoder.raw(self.cut.as_slice());
+        encoder.count(self.structure.len());
+        for key in &self.structure {
+            encoder.u32(key.generation);
+            encoder.raw(key.secret.as_slice());
+        }
+        encoder.count(self.read.len());
+        for key in &self.read {
+            encoder.u32(key.generation);
+            encoder.raw(&key.public);
+            encoder.u8(u8::from(key.private.is_some()));
+            if let Some(private) = &key.private {
+                encoder.raw(private.as_slice());
+            }
+        }
+        encoder.raw(self.signing.seed().as_slice());
+        encoder.count(self.admins.len());
+        self.admins.iter().for_each(|admin| encoder.raw(&admin.0));
+        Zeroizing::new(encoder.finish())
+    }
+
+    pub(crate) fn decode(repository: ObjectId, payload: &[u8]) -> std::result::Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(payload);
+        let id = secret(&mut decoder)?;
+        let cut = secret(&mut decoder)?;
+        let mut structure = Vec::new();
+        for _ in 0..bounded(decoder.count(36, "structure keys")?, "structure keys")? {
+            structure.push(StructureKey { generation: decoder.u32()?, secret: secret(&mut decoder)? });
+        }
+        let mut read = Vec::new();
+        for _ in 0..bounded(decoder.count(37, "read keys")?, "read keys")? {
+            let (generation, public) = (decoder.u32()?, decoder.array()?);
+            let private = match decoder.u8()? {
+                0 => None,
+                1 => Some(secret(&mut decoder)?),
+                _ => return Err(DecodeError::Invalid { field: "private read key flag" }),
+            };
+            if private.as_ref().is_some_and(|private| hpke::public_of(private) != public) {
+                return Err(DecodeError::Invalid { field: "read key pair" });
+            }
+            read.push(ReadKey { generation, public, private });
+        }
+        if !structure.is_sorted_by(|a, b| a.generation < b.generation)
+            || !read.is_sorted_by(|a, b| a.generation < b.generation)
+        {
+            return Err(DecodeError::Invalid { field: "order of generations" });
+        }
+        let signing = SigningKey::from_seed(secret(&mut decoder)?);
+        let mut admins = Vec::new();
+        for _ in 0..bounded(decoder.count(32, "admin keys")?, "admin keys")? {
+            admins.push(VerifyingKey(decoder.array()?));
+        }
+        decoder.finish()?;
+        Ok(Self::assemble(repository, id, cut, structure, read, signing, admins))
+    }
+}
+
+fn secret(decoder: &mut Decoder<'_>) -> std::result::Result<Key, DecodeError> {
+    let mut key = Zeroizing::new([0u8; 32]);
+    key.copy_from_slice(decoder.raw(32)?);
+    Ok(key)
+}
+
+fn bounded(count: usize, field: &'static str) -> std::result::Result<usize, DecodeError> {
+    match count {
+        1..=GENERATIONS_MAX => Ok(count),
+        _ => Err(DecodeError::Invalid { field }),
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets")
+            .field("repository", &self.repository)
+            .field("can_read", &self.can_read())
+            .field("is_admin", &self.is_admin())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_survive_a_slot_and_never_print() {
+        let secrets = Secrets::generate(ObjectId([4; 32]));
+        let payload = secrets.encode();
+        let again = Secrets::decode(ObjectId([4; 32]), &payload).unwrap();
+        assert_eq!(again.encode(), payload);
+        assert_eq!(again.chunk_id(b"x"), secrets.chunk_id(b"x"));
+        assert!(again.can_read() && again.is_admin());
+        let printed = format!("{secrets:?}");
+        assert!(printed.len() < 200 && !printed.contains(&format!("{:02x}{:02x}", secrets.id[0], secrets.id[1])[..]));
+    }
+
+    #[test]
+    fn f27_a_cut_or_grown_payload_is_an_error() {
+        let payload = Secrets::generate(ObjectId([4; 32])).encode();
+        for length in 0..payload.len() {
+            assert!(Secrets::decode(ObjectId([4; 32]), &payload[..length]).is_err(), "cut at {length}");
+        }
+        let mut grown = payload.to_vec();
+        grown.push(0);
+        assert!(Secrets::decode(ObjectId([4; 32]), &grown).is_err());
+    }
+
+    #[test]
+    fn a_put_only_client_writes_what_it_cannot_read() {
+        let full = Secrets::generate(ObjectId([4; 32]));
+        let client = Secrets::decode(ObjectId([4; 32]), &full.put_only().encode()).unwrap();
+        assert!(!client.can_read() && !client.is_admin());
+        assert_eq!(client.chunk_id(b"same"), full.chunk_id(b"same"));
+        assert_eq!(client.gear(), full.gear());
+        let (pack, key) = (PackId([7; 32]), FrameKey::random());
+        let block = client.wrap_pack_key(&pack, &key).unwrap();
+        assert!(matches!(client.unwrap_pack_key(&pack, &block, "p"), Err(RepositoryError::NoReadKey { .. })));
+        assert_eq!(full.unwrap_pack_key(&pack, &block, "p").unwrap().0, key.0);
+    }
+
+    #[test]
+    fn uses_of_one_secret_are_separate() {
+        let secrets = Secrets::generate(ObjectId([4; 32]));
+        assert_ne!(secrets.chunk_key, secrets.identity_key);
+        let salt = [1; 32];
+        let key = |kind| secrets.structure_key(1, kind, &salt, "x").unwrap().0;
+        assert_ne!(key(ObjectKind::IndexSegment), key(ObjectKind::StructurePack));
+        assert!(matches!(
+            secrets.structure_key(2, ObjectKind::LogRecord, &salt, "x"),
+            Err(RepositoryError::UnknownGeneration { generation: 2, .. })
+        ));
+        let gear = secrets.gear();
+        let distinct: std::collections::HashSet<u64> = gear.iter().copied().collect();
+        assert_eq!(distinct.len(), 256);
+    }
+}

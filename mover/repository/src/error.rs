@@ -1,0 +1,175 @@
+//! The one error of this crate.
+//!
+//! Each variant says which object, what went wrong and whether a retry can help. Messages are
+//! lower-case sentences without a full stop; [`RepositoryError::guidance`] adds the one line that
+//! tells a user what to do next.
+
+use crate::backend::{StorageError, StorageErrorKind};
+use crate::codec::DecodeError;
+use crate::ids::LogNumber;
+
+/// What every fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, RepositoryError>;
+
+/// Why an operation on a repository failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepositoryError {
+    /// The store refused or failed an operation.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// There is no `config` object at that place.
+    #[error("{place} is not a repository")]
+    NotARepository {
+        /// Directory or bucket, as [`crate::backend::Backend::describe`] names it.
+        place: String,
+    },
+    /// `init` found a repository already there.
+    #[error("{place} already holds a repository")]
+    AlreadyARepository {
+        /// Directory or bucket.
+        place: String,
+    },
+    /// `init` found something else there.
+    #[error("{place} is not empty: it holds {object}")]
+    NotEmpty {
+        /// Directory or bucket.
+        place: String,
+        /// The first object found there.
+        object: String,
+    },
+    /// No key slot opens with the given password or key file.
+    #[error("wrong password or key file")]
+    WrongKey,
+    /// The secrets at hand do not include the private read key.
+    #[error("{object} cannot be read: this key may only add to the repository")]
+    NoReadKey {
+        /// What was to be read.
+        object: String,
+    },
+    /// The password or the key file itself is unusable.
+    #[error("unusable credential: {reason}")]
+    BadCredential {
+        /// Why.
+        reason: &'static str,
+    },
+    /// The bytes of an object are not what a writer sealed.
+    #[error("{object} is damaged: {reason}")]
+    Corrupt {
+        /// Object name, or object and frame.
+        object: String,
+        /// Which check failed.
+        reason: String,
+    },
+    /// An object needs a newer version of this program.
+    #[error("{object} needs a newer version of mover (format {version})")]
+    NewerFormat {
+        /// Object name.
+        object: String,
+        /// Format version in its header.
+        version: u8,
+    },
+    /// An object is sealed under a generation of keys that the key slot does not hold.
+    #[error("{object} is sealed under key generation {generation}, which this key does not hold")]
+    UnknownGeneration {
+        /// Object name.
+        object: String,
+        /// Generation in its header.
+        generation: u32,
+    },
+    /// An object that must exist does not.
+    #[error("{object} is missing")]
+    MissingObject {
+        /// Object name.
+        object: String,
+    },
+    /// A number in `log/` is missing below one that exists.
+    #[error("the history has a gap: log record {number} is missing")]
+    HistoryGap {
+        /// The missing number.
+        number: LogNumber,
+    },
+    /// The history differs from what a record or this client has seen before.
+    #[error("the history was altered: {reason}")]
+    HistoryAltered {
+        /// Who saw what.
+        reason: String,
+    },
+    /// Somebody else decided the outcome of this registration first.
+    #[error("this run was fenced: log record {number} already has another outcome")]
+    Fenced {
+        /// The registration's number.
+        number: LogNumber,
+    },
+    /// The store or the build cannot do this.
+    #[error("not supported: {what}")]
+    NotSupported {
+        /// What.
+        what: String,
+    },
+    /// A record or object would exceed a limit of the format.
+    #[error("limit exceeded: {what}")]
+    LimitExceeded {
+        /// Which limit, with numbers.
+        what: String,
+    },
+}
+
+impl RepositoryError {
+    /// A [`RepositoryError::Corrupt`] for `object`.
+    pub fn corrupt(object: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Corrupt { object: object.into(), reason: reason.to_string() }
+    }
+
+    /// Turns a failed decode of `object` into [`RepositoryError::Corrupt`]; made for `map_err`.
+    pub fn decoding(object: &str) -> impl FnOnce(DecodeError) -> Self + '_ {
+        move |error| Self::corrupt(object, error)
+    }
+
+    /// True if the same call may succeed later without anyone changing anything.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.kind.retryable(),
+            _ => false,
+        }
+    }
+
+    /// One line for the user: what to do next. `None` where the message says it all.
+    pub fn guidance(&self) -> Option<String> {
+        let text = match self {
+            Self::Storage(error) => return error.guidance(),
+            Self::NotARepository { .. } => "check the path, or create a repository there with `mover init`",
+            Self::AlreadyARepository { .. } => "use it as it is, or name another place",
+            Self::NotEmpty { .. } => "name an empty or new directory; mover does not mix with other files",
+            Self::WrongKey => {
+                "check MOVER_PASSWORD, MOVER_PASSWORD_FILE or MOVER_KEY_FILE; without a valid key the data cannot be read"
+            }
+            Self::NoReadKey { .. } => "use a full key of this repository",
+            Self::BadCredential { .. } => {
+                "give a password that is not empty, or a key file of at least 32 random bytes"
+            }
+            Self::Corrupt { .. } | Self::MissingObject { .. } => {
+                "run `mover verify` to see what is affected; `mover repair index` rebuilds a damaged index"
+            }
+            Self::NewerFormat { .. } => "update mover on this machine",
+            Self::UnknownGeneration { .. } => "use a key that was made after the last key rotation",
+            Self::HistoryGap { .. } | Self::HistoryAltered { .. } => {
+                "somebody removed or rolled back objects of this repository: look at the store's own log before going on"
+            }
+            Self::Fenced { .. } => "run the backup again; what was stored is reused",
+            Self::NotSupported { .. } | Self::LimitExceeded { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// True if the cause is a full store.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.kind == StorageErrorKind::Full)
+    }
+
+    /// True if the cause is an object that is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::MissingObject { .. })
+            || matches!(self, Self::Storage(error) if error.kind == StorageErrorKind::NotFound)
+    }
+}
