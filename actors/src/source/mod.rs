@@ -11,6 +11,18 @@
 //! Must never: follow a symbolic link below the root, pad a file that shrank, swallow an error, or block the
 //! thread that polls a future. Every future is completed by the source's own threads and needs no reactor.
 
+pub mod file;
+pub mod filter;
+mod holes;
+mod listing;
+mod reading;
+pub(crate) mod statx;
+pub mod stream;
+pub(crate) mod xattr;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
@@ -21,6 +33,9 @@ use mover_repository::ids::UnixNanos;
 
 /// Entries in one [`Listing`]; what follows comes by [`Listing::more`].
 pub const LISTING_ENTRIES_MAX: usize = 16 << 10;
+
+/// [`Stat::size`] of a stream whose end was not reached yet.
+pub const SIZE_UNKNOWN: u64 = u64::MAX;
 
 /// What every call returns. Work may start at the call; dropping the future never leaves harm behind.
 pub type SourceFuture<T> = Pin<Box<dyn Future<Output = Result<T, SourceError>> + Send + 'static>>;
@@ -272,6 +287,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// The fileset `k`, counted from 0.
     fn fileset(&self, k: usize) -> FilesetSpec;
+
+    /// True if fileset `k` is one stream: its root is a regular file of [`SIZE_UNKNOWN`], to be opened by
+    /// [`Source::open_file`] and read in sequence, once.
+    fn is_sequential(&self, _k: usize) -> bool {
+        false
+    }
 
     /// The root entry of fileset `k`; its name is empty.
     fn root(&self, k: usize) -> SourceFuture<Listed>;
