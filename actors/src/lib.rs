@@ -1,9 +1,15 @@
 //! Data in motion: the backup and restore pipelines, sources, targets and the two runtimes.
 //!
-//! Knows the repository. Never HTTP, SQL or the command line.
+//! Knows the repository. Never HTTP, SQL or the command line. Only `runtime/glommio.rs` names glommio; everything
+//! else is written against [`runtime::Runtime`], so the seeded simulator runs the same source lines.
 
 mod beneath;
+pub mod error;
+pub mod progress;
 pub mod restore;
+pub mod runtime;
 pub mod scratch;
 pub mod source;
 pub mod spill;
+
+pub use error::{ActorError, Failure, Side};

@@ -1,0 +1,210 @@
+//! How far a job is: one source for progress bars, `--json`, metrics and the report.
+//!
+//! Relaxed atomics, written by any shard, read by any thread. Must never be used to decide anything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::runtime::{ActorStats, stats::ActorSnapshot};
+
+/// What the job is doing as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Opens the repository, loads the index.
+    Preparing = 0,
+    /// Moves data.
+    Moving = 1,
+    /// Waits for storage, writes index and record.
+    Finishing = 2,
+    /// Over.
+    Done = 3,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident, $add:ident;)*) => {
+        #[derive(Debug, Default)]
+        struct Counters { $($name: AtomicU64,)* }
+
+        /// The counters at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counts { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Progress {
+            $($(#[$doc])* pub fn $add(&self, more: u64) {
+                self.counters.$name.fetch_add(more, Ordering::Relaxed);
+            })*
+
+            /// The counters now.
+            pub fn counts(&self) -> Counts {
+                Counts { $($name: self.counters.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+
+        impl Counts {
+            /// The counters by name, for metrics (`mover_<name>_total`) and `--json`.
+            pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Files that are through (taken over or read; in a restore: written).
+    files, add_files;
+    /// Directories that are through.
+    directories, add_directories;
+    /// Other entries that are through: links, fifos, devices.
+    others, add_others;
+    /// Files that were taken over from the parent unread.
+    files_reused, add_files_reused;
+    /// Bytes of files that are through, read or not.
+    bytes, add_bytes;
+    /// Bytes read from the source (in a restore: from the repository).
+    bytes_read, add_bytes_read;
+    /// Plain bytes of chunks that the repository lacked.
+    bytes_new, add_bytes_new;
+    /// Sealed bytes that were stored (in a restore: written to the target).
+    bytes_stored, add_bytes_stored;
+    /// Chunks seen.
+    chunks, add_chunks;
+    /// Chunks that the repository lacked.
+    chunks_new, add_chunks_new;
+    /// Frames sealed (in a restore: opened).
+    frames, add_frames;
+    /// Packs that are durable (in a restore: read from).
+    packs, add_packs;
+    /// Objects that could not be read or written; listed in the report.
+    problems, add_problems;
+    /// Repository calls that were made again.
+    retries, add_retries;
+    /// Files that changed while they were read.
+    files_torn, add_files_torn;
+    /// Files that could not be read.
+    files_unreadable, add_files_unreadable;
+}
+
+/// Live figures of one job.
+#[derive(Debug, Default)]
+pub struct Progress {
+    counters: Counters,
+    files_expected: AtomicU64,
+    bytes_expected: AtomicU64,
+    scan_finished: AtomicU64,
+    memory_in_use_bytes: AtomicU64,
+    phase: AtomicU8,
+    filesets: AtomicU64,
+    fileset: AtomicU64,
+    actors: Mutex<Vec<Arc<ActorStats>>>,
+}
+
+impl Progress {
+    /// All zero.
+    pub fn new() -> Arc<Progress> {
+        Arc::default()
+    }
+
+    /// Raises the estimate of what there is to do, as the scan goes on.
+    pub fn expect(&self, files: u64, bytes: u64) {
+        self.files_expected.fetch_add(files, Ordering::Relaxed);
+        self.bytes_expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The estimate is final from now on.
+    pub fn set_scan_finished(&self) {
+        self.scan_finished.store(1, Ordering::Relaxed);
+    }
+
+    /// Says what the job as a whole does now.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Says which of how many filesets is being moved, from 0.
+    pub fn set_fileset(&self, fileset: u64, filesets: u64) {
+        self.fileset.store(fileset, Ordering::Relaxed);
+        self.filesets.store(filesets, Ordering::Relaxed);
+    }
+
+    /// Says how much of the memory budget is lent out, in bytes.
+    pub fn set_memory_in_use(&self, bytes: u64) {
+        self.memory_in_use_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Makes the counters of an actor part of this job.
+    pub fn register_actor(&self, name: &'static str, shard: usize) -> Arc<ActorStats> {
+        let stats = ActorStats::new(name, shard);
+        self.actors.lock().push(stats.clone());
+        stats
+    }
+
+    /// All figures now.
+    pub fn snapshot(&self) -> Snapshot {
+        let phase = match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Preparing,
+            1 => Phase::Moving,
+            2 => Phase::Finishing,
+            _ => Phase::Done,
+        };
+        Snapshot {
+            counts: self.counts(),
+            phase,
+            files_expected: self.files_expected.load(Ordering::Relaxed),
+            bytes_expected: self.bytes_expected.load(Ordering::Relaxed),
+            scan_finished: self.scan_finished.load(Ordering::Relaxed) == 1,
+            fileset: self.fileset.load(Ordering::Relaxed),
+            filesets: self.filesets.load(Ordering::Relaxed),
+            memory_in_use_bytes: self.memory_in_use_bytes.load(Ordering::Relaxed),
+            actors: self.actors.lock().iter().map(|stats| stats.snapshot()).collect(),
+        }
+    }
+}
+
+/// The figures of a job at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The counters.
+    pub counts: Counts,
+    /// What the job does.
+    pub phase: Phase,
+    /// Files found so far.
+    pub files_expected: u64,
+    /// Bytes found so far.
+    pub bytes_expected: u64,
+    /// True once the two above are final.
+    pub scan_finished: bool,
+    /// The fileset being moved, from 0.
+    pub fileset: u64,
+    /// How many filesets there are.
+    pub filesets: u64,
+    /// Bytes of the budget that are lent out.
+    pub memory_in_use_bytes: u64,
+    /// Every actor on every shard.
+    pub actors: Vec<ActorSnapshot>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_add_up_and_carry_their_names() {
+        let progress = Progress::new();
+        progress.add_files(2);
+        progress.add_files(3);
+        progress.add_bytes_new(1 << 40);
+        progress.expect(10, 100);
+        progress.set_scan_finished();
+        progress.set_phase(Phase::Finishing);
+        progress.register_actor("chunker", 1);
+        let snapshot = progress.snapshot();
+        assert_eq!((snapshot.counts.files, snapshot.counts.bytes_new), (5, 1 << 40));
+        assert_eq!((snapshot.files_expected, snapshot.scan_finished), (10, true));
+        assert_eq!(snapshot.phase, Phase::Finishing);
+        assert_eq!(snapshot.actors[0].name, "chunker");
+        assert!(snapshot.counts.by_name().contains(&("files", 5)));
+    }
+}
