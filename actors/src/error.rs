@@ -6,7 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use mover_repository::backend::StorageError;
+use mover_repository::error::RepositoryError;
+
+use crate::restore::target::TargetError;
 use crate::runtime::mailbox::Closed;
+use crate::source::SourceError;
 
 /// Where a failure arose. It decides who is told, and whether the run may go on without the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,11 +127,10 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.operation)?;
-        if !self.object.is_empty() {
-            write!(f, " {}", self.object)?;
-        }
-        write!(f, ": {} ({} side)", self.cause, self.side)
+        let what = [self.operation.as_str(), self.object.as_str()];
+        let what = what.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" ");
+        let colon = if what.is_empty() { "" } else { ": " };
+        write!(f, "{what}{colon}{} ({} side)", self.cause, self.side)
     }
 }
 
@@ -177,6 +181,38 @@ impl From<Closed> for Failure {
     }
 }
 
+impl From<RepositoryError> for Failure {
+    fn from(error: RepositoryError) -> Failure {
+        let failure = match &error {
+            RepositoryError::Storage(storage) => {
+                Failure::repository(storage.operation, storage.object.clone(), &storage.source)
+            }
+            other => Failure::repository("", "", other),
+        };
+        let guidance = error.guidance();
+        let retryable = error.retryable();
+        Failure { guidance, ..failure.with_retryable(retryable).with_source(error) }
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Failure {
+        RepositoryError::from(error).into()
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        Failure::source(error.operation, String::from_utf8_lossy(&error.path), &error.cause).with_source(error)
+    }
+}
+
+impl From<TargetError> for Failure {
+    fn from(error: TargetError) -> Failure {
+        Failure::source(error.operation, String::from_utf8_lossy(&error.path), &error.cause).with_source(error)
+    }
+}
+
 impl From<ActorError> for Failure {
     fn from(error: ActorError) -> Failure {
         match error {
@@ -209,6 +245,19 @@ mod tests {
         let failure = Failure::repository("write pack", "packs/7/ab", "no space left on device");
         assert_eq!(failure.to_string(), "write pack packs/7/ab: no space left on device (repository side)");
         assert!(!failure.retryable);
+    }
+
+    #[test]
+    fn f13_a_full_repository_is_told_apart_from_an_unreadable_source() {
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let failure = Failure::from(StorageError::new("write", "packs/7/ab", full));
+        assert_eq!(failure.side, Side::Repository);
+        assert!(failure.to_string().starts_with("write packs/7/ab: No space left"), "{failure}");
+        assert!(failure.guidance.as_deref().is_some_and(|line| line.contains("free space")));
+        let below = failure.source.as_deref().and_then(|below| below.downcast_ref::<RepositoryError>());
+        assert!(below.is_some_and(RepositoryError::is_full));
+        let failure = Failure::from(RepositoryError::WrongKey);
+        assert_eq!(failure.to_string(), "wrong password or key file (repository side)");
     }
 
     #[test]

@@ -296,7 +296,13 @@ impl RunWriter {
         Self { block_bytes, encoder: Encoder::new(), blocks: std::collections::VecDeque::new() }
     }
 
-    fn push<K: SpillKey>(&mut self, file: &mut ScratchFile, key: &K, order: u64, value: &[u8]) -> Result<(), ScratchError> {
+    fn push<K: SpillKey>(
+        &mut self,
+        file: &mut ScratchFile,
+        key: &K,
+        order: u64,
+        value: &[u8],
+    ) -> Result<(), ScratchError> {
         let grown = self.encoder.len() + key.heap_bytes() + value.len() + RECORD_OVERHEAD_BYTES;
         if grown > self.block_bytes && !self.encoder.is_empty() {
             self.write_block(file)?;
@@ -361,7 +367,8 @@ mod tests {
     #[test]
     fn many_runs_are_merged_and_names_sort_as_bytes() {
         let mut spill = SortedSpill::<Vec<u8>>::new(Arc::new(MemoryScratch::default()), MEMORY_BYTES);
-        let mut names: Vec<Vec<u8>> = (0..20_000u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes().to_vec()).collect();
+        let mut names: Vec<Vec<u8>> =
+            (0..20_000u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes().to_vec()).collect();
         for name in &names {
             spill.push(name.clone(), name.clone()).unwrap();
         }

@@ -209,7 +209,13 @@ impl Inner {
     }
 
     /// Opens a regular file for reading. Opening the root again goes by its path, and the caller compares inodes.
-    fn open_file(&self, fileset: usize, path: &[u8], owner: u32, parents: &mut ParentCache) -> rustix::io::Result<OwnedFd> {
+    fn open_file(
+        &self,
+        fileset: usize,
+        path: &[u8],
+        owner: u32,
+        parents: &mut ParentCache,
+    ) -> rustix::io::Result<OwnedFd> {
         let root = &self.filesets[fileset];
         if path.is_empty() {
             return reading::open_quietly(owner, |flags| {
@@ -309,7 +315,13 @@ fn read_xattrs(path: &[u8], fd: &OwnedFd, traits: &DeviceTraits) -> Result<Xattr
 }
 
 /// Appends a part of a file within the room that the buffer has left; `FBIG` if it does not fit.
-fn append_part(fd: &OwnedFd, offset: u64, bytes: u64, traits: &DeviceTraits, buffer: &mut Vec<u8>) -> rustix::io::Result<()> {
+fn append_part(
+    fd: &OwnedFd,
+    offset: u64,
+    bytes: u64,
+    traits: &DeviceTraits,
+    buffer: &mut Vec<u8>,
+) -> rustix::io::Result<()> {
     let room = buffer.capacity() - buffer.len();
     let want = usize::try_from(bytes).ok().filter(|want| *want <= room).ok_or(Errno::FBIG)?;
     if want > 0 {
@@ -397,9 +409,9 @@ impl LargeFile {
     ) -> SourceFuture<T> {
         let open = self.open.clone();
         let path = open.path.clone();
-        self.open.inner.run(path, operation, move || {
-            work(&open).map_err(|errno| statx::error(&open.path, operation, errno))
-        })
+        self.open
+            .inner
+            .run(path, operation, move || work(&open).map_err(|errno| statx::error(&open.path, operation, errno)))
     }
 }
 

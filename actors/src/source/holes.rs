@@ -93,10 +93,7 @@ mod tests {
         let part = spans(file.as_fd(), (200 << 10)..(400 << 10), size).unwrap();
         assert_eq!(
             part,
-            [
-                Span::Data { offset: 200 << 10, bytes: 104 << 10 },
-                Span::Hole { offset: 304 << 10, bytes: 96 << 10 },
-            ]
+            [Span::Data { offset: 200 << 10, bytes: 104 << 10 }, Span::Hole { offset: 304 << 10, bytes: 96 << 10 },]
         );
     }
 

@@ -171,7 +171,9 @@ impl Directory {
     fn admit(&self, path: &[u8], child: Listed, listing: &mut Listing) {
         let stat = &child.stat;
         if let Some(note) = self.inner.note_on_inode(stat) {
-            listing.notes.push(format!("{}: {note}", String::from_utf8_lossy(&self.inner.absolute(self.fileset, path))));
+            listing
+                .notes
+                .push(format!("{}: {note}", String::from_utf8_lossy(&self.inner.absolute(self.fileset, path))));
             self.leave_out(path, 0, listing);
         } else if self.inner.filter.leaves_out(path, stat) {
             let bytes = if stat.kind == super::FileKind::File { stat.size } else { 0 };

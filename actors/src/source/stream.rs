@@ -247,7 +247,8 @@ mod tests {
     }
 
     fn open(bytes: &[u8], fails: bool) -> Arc<dyn SourceFile> {
-        let source = StreamSource::new(b"dump".to_vec(), Pipe { bytes: bytes.iter().copied().collect(), fails }).unwrap();
+        let source =
+            StreamSource::new(b"dump".to_vec(), Pipe { bytes: bytes.iter().copied().collect(), fails }).unwrap();
         let root = block_on(source.root(0)).unwrap();
         assert_eq!((root.stat.kind, root.stat.size), (FileKind::File, SIZE_UNKNOWN));
         block_on(source.open_file(0, b"", &root.stat)).unwrap()
