@@ -1,0 +1,178 @@
+//! Kills and interrupts: what was committed stays, what was stored is used again, and nothing half-done shows.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use mover_tests::mover::{landed, wait};
+use mover_tests::random::Random;
+use mover_tests::tree::{KIB, MIB, files_below, names_below, small_files, write_random};
+use mover_tests::{Repo, exit};
+
+fn start(repo: &Repo, subcommand: &str, arguments: &[&std::ffi::OsStr]) -> Child {
+    let mut command = repo.command(subcommand, arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("start")
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let process = rustix::process::Pid::from_child(child);
+    // The child may have ended by itself: that is no error here.
+    let _ = rustix::process::kill_process(process, signal);
+}
+
+fn stored_bytes(repo: &Repo) -> u64 {
+    // Packs in progress have names that the layout hides; they count as stored only once they are named.
+    repo.objects().iter().filter(|(path, _)| path.starts_with("packs")).map(|(_, bytes)| bytes).sum()
+}
+
+#[test]
+fn crash_at_random_moments_loses_no_earlier_point() {
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    small_files(&source, 300, 0, 40_000, 1);
+    write_random(&source.join("large"), 30 * MIB, 2);
+    let first = repo.backup(&source).point();
+    let mut random = Random::new(3);
+    let rounds = if std::env::var_os("MOVER_TEST_NIGHTLY").is_some() { 300 } else { 30 };
+    for round in 0..rounds {
+        write_random(&source.join(format!("more-{round}")), 2 * MIB + random.below(MIB), 100 + round);
+        let mut child = start(&repo, "backup", &[source.as_os_str()]);
+        std::thread::sleep(Duration::from_millis(random.below(400)));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        if round % 10 == 9 {
+            let target = repo.directory("between");
+            repo.restore_run(&first, &target, &[]).expect(exit::DONE);
+            std::fs::remove_dir_all(&target).expect("remove");
+        }
+    }
+    let summary = repo.backup(&source);
+    let restored = repo.restore(&summary.point(), &source, "target");
+    assert_eq!(files_below(&restored), files_below(&source));
+    assert!(mover_tests::skip::succeeds(
+        "diff",
+        &["-r", source.to_str().expect("plain"), restored.to_str().expect("plain")]
+    ));
+    repo.verify_all();
+}
+
+#[test]
+fn crash_at_half_way_stores_at_most_a_tenth_again() {
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    for number in 0..16 {
+        write_random(&source.join(format!("file-{number:02}")), 64 * MIB, number);
+    }
+    let total = 16 * 64 * MIB;
+    let mut child = start(&repo, "backup", &[source.as_os_str()]);
+    let patience = Instant::now() + Duration::from_secs(120);
+    while stored_bytes(&repo) < total / 2 && Instant::now() < patience && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let stored = stored_bytes(&repo);
+    assert!(stored >= total / 2, "the first run stored only {stored} bytes");
+    assert!(stored < total, "the first run was done before it was killed");
+    let again = repo.backup(&source);
+    let twice = (again.bytes_new() + stored).saturating_sub(total);
+    assert!(twice <= stored / 10, "{twice} of {stored} stored bytes were stored again");
+    let restored = repo.restore(&again.point(), &source, "target");
+    assert_eq!(files_below(&restored), files_below(&source));
+    repo.verify_all();
+}
+
+#[test]
+fn crash_of_a_restore_leaves_no_half_file_and_a_rerun_completes() {
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    small_files(&source, 500, 0, 20 * KIB, 1);
+    for number in 0..4 {
+        write_random(&source.join(format!("large-{number}")), 40 * MIB, number);
+    }
+    let point = repo.backup(&source).point();
+    let mut random = Random::new(9);
+    let target = repo.directory("target");
+    let place = landed(&target, &source);
+    for _ in 0..8 {
+        let mut child = start(&repo, "restore", &[point.as_ref(), "--target".as_ref(), target.as_os_str()]);
+        std::thread::sleep(Duration::from_millis(50 + random.below(400)));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        for (name, _) in files_below(&place) {
+            if source.join(&name).exists() {
+                let same =
+                    std::fs::read(source.join(&name)).expect("read") == std::fs::read(place.join(&name)).expect("read");
+                assert!(same, "{} is half-written under its final name", name.display());
+            }
+        }
+    }
+    repo.restore_run(&point, &target, &[]).expect(exit::DONE);
+    for (name, _) in files_below(&source) {
+        assert!(place.join(&name).exists(), "{} is missing after the rerun", name.display());
+    }
+}
+
+#[test]
+fn crash_of_init_leaves_no_repository_that_half_works() {
+    for delay in [0, 5, 20, 60, 120] {
+        let repo = Repo::without_init();
+        let mut child = start(&repo, "init", &[]);
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        let run = repo.run("points", &[] as &[&str]);
+        assert!([exit::DONE, exit::NO_REPOSITORY].contains(&run.code), "after {delay} ms: {run}");
+    }
+}
+
+/// A tree that takes long enough to be interrupted.
+fn long_backup(repo: &Repo) -> std::path::PathBuf {
+    let source = repo.directory("source");
+    for number in 0..10 {
+        write_random(&source.join(format!("file-{number}")), 64 * MIB, number);
+    }
+    source
+}
+
+fn until_something_is_stored(repo: &Repo) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    while stored_bytes(repo) < 32 * MIB && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn crash_interrupted_once_finishes_cleanly_and_says_what_is_kept() {
+    let repo = Repo::new();
+    let source = long_backup(&repo);
+    let child = start(&repo, "backup", &[source.as_os_str()]);
+    until_something_is_stored(&repo);
+    signal(&child, rustix::process::Signal::INT);
+    let run = wait(child, "backup".to_owned());
+    assert_eq!(run.code, exit::INTERRUPTED, "{run}");
+    let said = format!("{}{}", run.text(), run.stderr).to_lowercase();
+    assert!(said.contains("kept") || said.contains("again"), "it does not say how to go on: {run}");
+    assert!(
+        !names_below(repo.place()).iter().any(|name| name.to_string_lossy().contains("tmp")),
+        "temporary files stay"
+    );
+    let stored = stored_bytes(&repo);
+    let again = repo.backup(&source);
+    assert!(again.bytes_new() + stored <= 640 * MIB + stored / 10 + MIB, "work was lost");
+}
+
+#[test]
+fn crash_interrupted_twice_exits_130_at_once_and_loses_nothing() {
+    let repo = Repo::new();
+    let source = long_backup(&repo);
+    let child = start(&repo, "backup", &[source.as_os_str()]);
+    until_something_is_stored(&repo);
+    signal(&child, rustix::process::Signal::INT);
+    std::thread::sleep(Duration::from_millis(20));
+    signal(&child, rustix::process::Signal::INT);
+    let run = wait(child, "backup".to_owned());
+    assert_eq!(run.code, exit::INTERRUPTED, "{run}");
+    repo.backup(&source);
+    repo.verify_all();
+}

@@ -1,0 +1,53 @@
+//! `--stdin NAME`: one file of unknown length, read once from front to back.
+
+use mover_tests::mover::{Run, finish};
+use mover_tests::random::Random;
+use mover_tests::tree::MIB;
+use mover_tests::{Repo, exit};
+
+fn backup_stream(repo: &Repo, content: &[u8]) -> Run {
+    finish(repo.command("backup", &["--json", "--set", "stream", "--stdin", "dump.sql"]), Some(content))
+}
+
+#[test]
+fn stream_of_any_length_comes_back() {
+    let repo = Repo::new();
+    for length in [0, 1, 4096, MIB as usize + 1, 64 * MIB as usize, 64 * MIB as usize + 1, 130 * MIB as usize] {
+        let content = Random::new(length as u64).text(length);
+        let summary = backup_stream(&repo, &content).expect(exit::DONE).summary();
+        assert_eq!(summary.bytes(), length as u64);
+        let dumped = repo.run("dump", &[&summary.point(), "dump.sql"]).expect(exit::DONE);
+        assert!(dumped.stdout == content, "{length} bytes came back otherwise");
+    }
+    repo.verify_all();
+}
+
+#[test]
+fn stream_repeated_stores_nothing_new() {
+    let repo = Repo::new();
+    let content = Random::new(1).bytes(20 * MIB as usize);
+    backup_stream(&repo, &content).expect(exit::DONE);
+    let second = backup_stream(&repo, &content).expect(exit::DONE).summary();
+    assert_eq!(second.bytes_read(), 20 * MIB);
+    assert_eq!(second.bytes_new(), 0);
+}
+
+#[test]
+fn stream_restores_into_a_target() {
+    let repo = Repo::new();
+    let content = Random::new(2).text(3 * MIB as usize);
+    let summary = backup_stream(&repo, &content).expect(exit::DONE).summary();
+    let target = repo.directory("target");
+    repo.restore_run(&summary.point(), &target, &[]).expect(exit::DONE);
+    assert!(std::fs::read(target.join("dump.sql")).expect("read") == content);
+}
+
+#[test]
+fn stream_and_paths_together_are_wrong_usage() {
+    let repo = Repo::new();
+    repo.run("backup", &["--stdin", "name", "/etc"]).expect(exit::USAGE);
+    for name in ["", "a/../b", "/absolute", "..", "a//b"] {
+        let run = finish(repo.command("backup", &["--stdin", name]), Some(b"x"));
+        assert!([exit::USAGE, exit::FAILED].contains(&run.code) && !run.panicked(), "{name:?}: {run}");
+    }
+}
