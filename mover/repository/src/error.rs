@@ -95,6 +95,20 @@ pub enum RepositoryError {
         /// Who saw what.
         reason: String,
     },
+    /// No recovery point of that name.
+    #[error("there is no recovery point {spec}")]
+    NoSuchPoint {
+        /// What was asked for.
+        spec: String,
+    },
+    /// Several recovery points could be meant.
+    #[error("{spec} is ambiguous: {reason}")]
+    AmbiguousPoint {
+        /// What was asked for.
+        spec: String,
+        /// Two that could be meant.
+        reason: String,
+    },
     /// Somebody else decided the outcome of this registration first.
     #[error("this run was fenced: log record {number} already has another outcome")]
     Fenced {
@@ -156,6 +170,8 @@ impl RepositoryError {
             Self::HistoryGap { .. } | Self::HistoryAltered { .. } => {
                 "somebody removed or rolled back objects of this repository: look at the store's own log before going on"
             }
+            Self::NoSuchPoint { .. } => "list what there is with `mover points`",
+            Self::AmbiguousPoint { .. } => "give more digits of the id, or `--set`",
             Self::Fenced { .. } => "run the backup again; what was stored is reused",
             Self::NotSupported { .. } | Self::LimitExceeded { .. } => return None,
         };

@@ -5,11 +5,16 @@
 
 pub mod backend;
 pub mod codec;
+pub mod config;
 pub mod crypto;
 pub mod error;
 pub mod ids;
 pub mod io;
+pub mod keys;
 pub mod limits;
+pub mod log;
 pub mod manifest;
+pub mod repository;
 
 pub use error::{RepositoryError, Result};
+pub use repository::{InitOptions, KeyRights, OpenOptions, Repository};

@@ -24,6 +24,15 @@ pub const LOG_RECORD_BYTES_MAX: usize = 1 << 20;
 /// Largest `config` or `keys/<id>` object.
 pub const KEY_OBJECT_BYTES_MAX: usize = 64 << 10;
 
+/// Longest name of a set.
+pub const SET_BYTES_MAX: usize = 64 << 10;
+/// Longest name of a host.
+pub const HOST_BYTES_MAX: usize = 256;
+/// Longest tag of a recovery point.
+pub const TAG_BYTES_MAX: usize = 1 << 10;
+/// Longest reason in a log record.
+pub const REASON_BYTES_MAX: usize = 4 << 10;
+
 /// Longest single path component.
 pub const PATH_COMPONENT_BYTES_MAX: usize = 255;
 /// Longest path inside a fileset. The kernel has no such limit on a tree; this one is far above

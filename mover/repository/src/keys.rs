@@ -1,0 +1,386 @@
+//! Credentials and key slots: how the secrets of a repository come out of a password or a key
+//! file.
+//!
+//! A slot is one write-once object `keys/<id>`: the secrets, sealed under a key stretched from
+//! the credential, with a commitment to that key (so that one ciphertext cannot open under two
+//! passwords) and a plain checksum (so that damage is told apart from a wrong password).
+//! `FORMAT.md` section 2 has the bytes. Limits are checked before a byte is allocated or a
+//! password stretched. Stretching takes about 0.1 s and its memory: never on an executor thread.
+
+use crate::backend::{Backend, Created};
+use crate::codec::{DecodeError, Decoder, Encoder};
+use crate::crypto::{Aad, FrameKey, FrameOpener, FrameSealer, Header, ObjectKind, Secrets, derive, random_array};
+use crate::error::{RepositoryError, Result};
+use crate::ids::ObjectId;
+use crate::limits::KEY_OBJECT_BYTES_MAX;
+use bytes::Bytes;
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// Prefix of all key slots.
+pub const KEYS_PREFIX: &str = "keys";
+/// Shortest key file.
+pub const KEY_FILE_BYTES_MIN: usize = 32;
+/// Longest key file.
+pub const KEY_FILE_BYTES_MAX: usize = 64 << 10;
+/// Most slots that are tried.
+const SLOTS_MAX: usize = 256;
+
+const CHECKSUM_BYTES: usize = 32;
+
+/// What a user holds. Zeroized when dropped, never printed.
+#[derive(Clone)]
+pub enum Credential {
+    /// A password or passphrase.
+    Password(Zeroizing<String>),
+    /// The content of a key file: at least [`KEY_FILE_BYTES_MIN`] random bytes.
+    KeyFile(Zeroizing<Vec<u8>>),
+}
+
+impl Credential {
+    /// A password as typed.
+    ///
+    /// # Errors
+    /// [`RepositoryError::BadCredential`] if it is empty.
+    pub fn password(password: impl Into<String>) -> Result<Self> {
+        let password = Zeroizing::new(password.into());
+        if password.is_empty() {
+            return Err(RepositoryError::BadCredential { reason: "the password is empty" });
+        }
+        Ok(Self::Password(password))
+    }
+
+    /// A password from a file's content: one trailing line end (`\n` or `\r\n`) is not part of it.
+    ///
+    /// # Errors
+    /// [`RepositoryError::BadCredential`] if it is empty or not UTF-8.
+    pub fn password_from_file_bytes(content: &[u8]) -> Result<Self> {
+        let line = content.strip_suffix(b"\n").map_or(content, |rest| rest.strip_suffix(b"\r").unwrap_or(rest));
+        let text = std::str::from_utf8(line)
+            .map_err(|_| RepositoryError::BadCredential { reason: "the password is not UTF-8 text" })?;
+        Self::password(text)
+    }
+
+    /// The content of a key file.
+    ///
+    /// # Errors
+    /// [`RepositoryError::BadCredential`] if it is too short or too long.
+    pub fn key_file(content: Vec<u8>) -> Result<Self> {
+        let content = Zeroizing::new(content);
+        match content.len() {
+            KEY_FILE_BYTES_MIN..=KEY_FILE_BYTES_MAX => Ok(Self::KeyFile(content)),
+            0..KEY_FILE_BYTES_MIN => {
+                Err(RepositoryError::BadCredential { reason: "the key file is shorter than 32 bytes" })
+            }
+            _ => Err(RepositoryError::BadCredential { reason: "the key file is longer than 64 KiB" }),
+        }
+    }
+
+    fn slot_kind(&self) -> SlotKind {
+        match self {
+            Self::Password(_) => SlotKind::Password,
+            Self::KeyFile(_) => SlotKind::KeyFile,
+        }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credential({:?}, <redacted>)", self.slot_kind())
+    }
+}
+
+/// Cost of stretching a password with Argon2id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretching {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over the memory.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+impl Stretching {
+    /// Most memory a slot may ask for: 1 GiB.
+    pub const MEMORY_KIB_MAX: u32 = 1 << 20;
+    /// Most passes a slot may ask for.
+    pub const PASSES_MAX: u32 = 16;
+    /// Most lanes a slot may ask for.
+    pub const LANES_MAX: u32 = 4;
+    /// The least that Argon2 allows: for tests, never for a real password.
+    pub const CHEAPEST: Self = Self { memory_kib: 8, passes: 1, lanes: 1 };
+
+    fn check(self) -> std::result::Result<Self, DecodeError> {
+        let in_bounds = (1..=Self::LANES_MAX).contains(&self.lanes)
+            && (1..=Self::PASSES_MAX).contains(&self.passes)
+            && (8 * self.lanes..=Self::MEMORY_KIB_MAX).contains(&self.memory_kib);
+        if in_bounds { Ok(self) } else { Err(DecodeError::Invalid { field: "cost of the password stretching" }) }
+    }
+
+    fn stretch(self, password: &str, salt: &[u8; 32]) -> std::result::Result<Zeroizing<[u8; 32]>, argon2::Error> {
+        let params = argon2::Params::new(self.memory_kib, self.passes, self.lanes, Some(32))?;
+        let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+        let mut output = Zeroizing::new([0u8; 32]);
+        argon.hash_password_into(password.as_bytes(), salt, output.as_mut_slice())?;
+        Ok(output)
+    }
+}
+
+impl Default for Stretching {
+    /// 64 MiB, 3 passes, 1 lane.
+    fn default() -> Self {
+        Self { memory_kib: 64 << 10, passes: 3, lanes: 1 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum SlotKind {
+    Password = 1,
+    KeyFile = 2,
+}
+
+/// A key slot as read, not yet opened.
+pub struct KeySlot {
+    name: String,
+    header: Header,
+    repository: ObjectId,
+    kind: SlotKind,
+    stretching: Stretching,
+    salt: [u8; 32],
+    commitment: [u8; 32],
+    sealed: Vec<u8>,
+}
+
+/// Name of a slot.
+pub fn slot_name(id: &ObjectId) -> String {
+    format!("{KEYS_PREFIX}/{id}")
+}
+
+impl KeySlot {
+    /// Checks and takes apart a slot object.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`] or [`RepositoryError::NewerFormat`].
+    pub fn decode(name: &str, object: &[u8]) -> Result<Self> {
+        let header = Header::decode(object, ObjectKind::KeySlot, name)?;
+        let Some((content, checksum)) = object.split_last_chunk::<CHECKSUM_BYTES>() else {
+            return Err(RepositoryError::corrupt(name, "it is truncated"));
+        };
+        if blake3::hash(content) != *checksum {
+            return Err(RepositoryError::corrupt(name, "its checksum does not match"));
+        }
+        Self::decode_fields(name, header, &content[header.encode().len()..]).map_err(RepositoryError::decoding(name))
+    }
+
+    fn decode_fields(name: &str, header: Header, fields: &[u8]) -> std::result::Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(fields);
+        let repository = ObjectId(decoder.array()?);
+        let kind = match decoder.u8()? {
+            1 => SlotKind::Password,
+            2 => SlotKind::KeyFile,
+            _ => return Err(DecodeError::Invalid { field: "kind of key slot" }),
+        };
+        let stretching = Stretching { memory_kib: decoder.u32()?, passes: decoder.u32()?, lanes: decoder.u32()? };
+        if kind == SlotKind::Password {
+            stretching.check()?;
+        }
+        let slot = Self {
+            name: name.to_owned(),
+            header,
+            repository,
+            kind,
+            stretching,
+            salt: decoder.array()?,
+            commitment: decoder.array()?,
+            sealed: decoder.string(KEY_OBJECT_BYTES_MAX, "sealed secrets")?.to_vec(),
+        };
+        decoder.finish()?;
+        Ok(slot)
+    }
+
+    /// The repository that the slot says it belongs to.
+    pub fn repository_id(&self) -> ObjectId {
+        self.repository
+    }
+
+    /// Tries a credential. `None`: it is not this slot's. Blocks for the time of the stretching.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`] if the key is right and the content is not;
+    /// [`RepositoryError::LimitExceeded`] if the memory for the stretching is not to be had.
+    pub fn open(&self, credential: &Credential) -> Result<Option<Secrets>> {
+        if credential.slot_kind() != self.kind {
+            return Ok(None);
+        }
+        let stretched = stretch(credential, self.stretching, &self.salt)?;
+        let commitment = derive::derive(derive::SLOT_COMMITMENT, &[stretched.as_slice(), &self.salt]);
+        if aws_lc_rs::constant_time::verify_slices_are_equal(commitment.as_slice(), &self.commitment).is_err() {
+            return Ok(None);
+        }
+        let key = FrameKey(derive::derive(derive::SLOT_SEAL, &[stretched.as_slice(), &self.salt]));
+        let opener = FrameOpener::new(&key, Aad::new(&self.header, &self.repository, self.name.as_bytes()));
+        let mut buffer = Zeroizing::new(self.sealed.clone());
+        let payload = opener.open(0, true, &mut buffer).map_err(|error| RepositoryError::corrupt(&self.name, error))?;
+        Secrets::decode(self.repository, payload).map(Some).map_err(RepositoryError::decoding(&self.name))
+    }
+}
+
+fn stretch(credential: &Credential, stretching: Stretching, salt: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>> {
+    match credential {
+        Credential::Password(password) => stretching.stretch(password, salt).map_err(|error| {
+            RepositoryError::LimitExceeded { what: format!("the password cannot be stretched: {error}") }
+        }),
+        Credential::KeyFile(content) => Ok(derive::derive(derive::KEY_FILE, &[content.as_slice()])),
+    }
+}
+
+/// Builds a new slot for `secrets`: its name and its bytes. Blocks for the stretching.
+///
+/// # Errors
+/// [`RepositoryError::LimitExceeded`] if the cost is out of bounds or its memory not to be had.
+pub fn seal_slot(secrets: &Secrets, credential: &Credential, stretching: Stretching) -> Result<(String, Bytes)> {
+    stretching.check().map_err(|error| RepositoryError::LimitExceeded { what: error.to_string() })?;
+    let name = slot_name(&ObjectId(random_array()));
+    let header = Header::new(ObjectKind::KeySlot, 0);
+    let salt: [u8; 32] = random_array();
+    let stretched = stretch(credential, stretching, &salt)?;
+    let commitment = derive::derive(derive::SLOT_COMMITMENT, &[stretched.as_slice(), &salt]);
+    let key = FrameKey(derive::derive(derive::SLOT_SEAL, &[stretched.as_slice(), &salt]));
+    let aad = Aad::new(&header, &secrets.repository_id(), name.as_bytes());
+
+    let mut payload = secrets.encode();
+    let (_, tag) = FrameSealer::new(key, aad).seal_last(&mut payload);
+    let recorded = match credential {
+        Credential::Password(_) => stretching,
+        Credential::KeyFile(_) => Stretching { memory_kib: 0, passes: 0, lanes: 0 },
+    };
+    let mut encoder = Encoder::new();
+    encoder.raw(&header.encode());
+    encoder.raw(secrets.repository_id().as_bytes());
+    encoder.u8(credential.slot_kind() as u8);
+    encoder.u32(recorded.memory_kib);
+    encoder.u32(recorded.passes);
+    encoder.u32(recorded.lanes);
+    encoder.raw(&salt);
+    encoder.raw(commitment.as_slice());
+    encoder.string(&[payload.as_slice(), &tag].concat());
+    let mut object = encoder.finish();
+    let checksum = blake3::hash(&object);
+    object.extend_from_slice(checksum.as_bytes());
+    assert!(object.len() <= KEY_OBJECT_BYTES_MAX, "a slot stays under its limit");
+    Ok((name, object.into()))
+}
+
+/// Stores a slot made by [`seal_slot`].
+pub(crate) async fn store_slot(backend: &dyn Backend, name: &str, object: Bytes) -> Result<()> {
+    match backend.create(name, object).await? {
+        Created::New => Ok(()),
+        Created::AlreadyExisted => Err(RepositoryError::corrupt(name, "a random name was taken")),
+    }
+}
+
+/// Reads all slots; a damaged one is returned as its error, since another may open.
+pub(crate) async fn read_slots(backend: &dyn Backend) -> Result<Vec<Result<KeySlot>>> {
+    let listed = backend.list(KEYS_PREFIX).await?;
+    if listed.is_empty() {
+        return Err(RepositoryError::MissingObject { object: format!("{KEYS_PREFIX}/*") });
+    }
+    let reads = listed.into_iter().take(SLOTS_MAX).map(|meta| {
+        let object = backend.get(&meta.name, KEY_OBJECT_BYTES_MAX as u64);
+        async move {
+            match object.await {
+                Ok(bytes) => KeySlot::decode(&meta.name, &bytes),
+                Err(error) => Err(error.into()),
+            }
+        }
+    });
+    Ok(crate::io::in_parallel(8, reads).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets() -> Secrets {
+        Secrets::generate(ObjectId([5; 32]))
+    }
+
+    fn password(text: &str) -> Credential {
+        Credential::password(text).unwrap()
+    }
+
+    #[test]
+    fn a_slot_opens_with_its_own_credential_only() {
+        let secrets = secrets();
+        let key_file = Credential::key_file(vec![3; 40]).unwrap();
+        for credential in [password("correct"), key_file.clone()] {
+            let (name, object) = seal_slot(&secrets, &credential, Stretching::CHEAPEST).unwrap();
+            let slot = KeySlot::decode(&name, &object).unwrap();
+            let opened = slot.open(&credential).unwrap().expect("it opens");
+            assert_eq!(opened.encode(), secrets.encode());
+            assert!(slot.open(&password("wrong")).unwrap().is_none());
+            assert!(slot.open(&Credential::key_file(vec![4; 40]).unwrap()).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn f27_every_flipped_byte_and_every_truncation_of_a_slot_is_an_error() {
+        let (name, object) = seal_slot(&secrets(), &password("p"), Stretching::CHEAPEST).unwrap();
+        for at in 0..object.len() {
+            let mut changed = object.to_vec();
+            changed[at] ^= 0x41;
+            assert!(KeySlot::decode(&name, &changed).is_err(), "byte {at} flipped");
+            assert!(KeySlot::decode(&name, &object[..at]).is_err(), "cut at {at}");
+        }
+        let grown = [&object[..], b"x"].concat();
+        assert!(KeySlot::decode(&name, &grown).is_err());
+    }
+
+    #[test]
+    fn a_forged_cost_is_refused_before_it_is_paid() {
+        let (name, object) = seal_slot(&secrets(), &password("p"), Stretching::CHEAPEST).unwrap();
+        let forge = |at: usize, value: u32| {
+            let mut forged = object[..object.len() - CHECKSUM_BYTES].to_vec();
+            forged[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            let checksum = blake3::hash(&forged);
+            forged.extend_from_slice(checksum.as_bytes());
+            KeySlot::decode(&name, &forged)
+        };
+        let (memory, passes, lanes) = (65, 69, 73);
+        assert!(forge(memory, 16).is_ok(), "the offsets are right");
+        for (at, value) in [(memory, (1 << 20) + 1), (memory, u32::MAX), (memory, 7), (passes, 17), (passes, 0)] {
+            assert!(matches!(forge(at, value), Err(RepositoryError::Corrupt { .. })), "{at} {value}");
+        }
+        for value in [0, 5, u32::MAX] {
+            assert!(forge(lanes, value).is_err());
+        }
+    }
+
+    #[test]
+    fn a_slot_moved_to_another_name_does_not_open() {
+        let (name, object) = seal_slot(&secrets(), &password("p"), Stretching::CHEAPEST).unwrap();
+        let moved = KeySlot::decode(&slot_name(&ObjectId([9; 32])), &object).unwrap();
+        assert_ne!(moved.name, name);
+        assert!(matches!(moved.open(&password("p")), Err(RepositoryError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_password_file_may_end_with_one_line_end() {
+        let same = |content: &[u8]| match Credential::password_from_file_bytes(content) {
+            Ok(Credential::Password(password)) => Some(password.to_string()),
+            _ => None,
+        };
+        assert_eq!(same(b"secret\n").as_deref(), Some("secret"));
+        assert_eq!(same(b"secret\r\n").as_deref(), Some("secret"));
+        assert_eq!(same(b"secret").as_deref(), Some("secret"));
+        assert_eq!(same(b"secret\n\n").as_deref(), Some("secret\n"));
+        assert_eq!(same(b" secret ").as_deref(), Some(" secret "));
+        for refused in [&b""[..], b"\n", b"\r\n", b"\xff\n"] {
+            assert_eq!(same(refused), None);
+        }
+        assert!(Credential::key_file(vec![0; 31]).is_err());
+        assert_eq!(format!("{:?}", password("hush")), "Credential(Password, <redacted>)");
+    }
+}

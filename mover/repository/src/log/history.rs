@@ -1,0 +1,266 @@
+//! The history: all registrations and their outcomes, as read from the log at one moment.
+//!
+//! Plain data, cheap to ask, shared behind `Arc` where needed. Memory: one entry a log record,
+//! about the size of the record.
+
+use super::memory::Seen;
+use super::outcome::{DoneRecord, Outcome};
+use super::point::{RecoveryPoint, SealedFileset};
+use super::record::{OpenRecord, Role};
+use crate::crypto::VerifyingKey;
+use crate::error::{RepositoryError, Result};
+use crate::ids::{LogNumber, ObjectId, PackId};
+use std::collections::{HashMap, HashSet};
+
+/// Whether an outcome counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    Counts,
+    /// It was signed by a key that may not do this: it has no effect, but nobody else can create
+    /// an outcome of that number any more.
+    Refused(&'static str),
+}
+
+/// One registration.
+#[derive(Clone, Debug)]
+pub struct LogEntry {
+    /// Its number.
+    pub number: LogNumber,
+    /// Who and what for.
+    pub open: OpenRecord,
+    /// The key that it introduced.
+    pub signer: VerifyingKey,
+    /// Its outcome, whether it counts or not.
+    pub done: Option<DoneRecord>,
+    /// Whether the outcome counts.
+    pub standing: Standing,
+}
+
+impl LogEntry {
+    /// The outcome, if there is one that counts.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        match self.standing {
+            Standing::Counts => self.done.as_ref().map(|done| &done.outcome),
+            Standing::Refused(_) => None,
+        }
+    }
+}
+
+/// Places whose chunks must not be relied on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HurtLocations {
+    frames: HashSet<(PackId, u32)>,
+    packs: HashSet<PackId>,
+}
+
+impl HurtLocations {
+    /// True if that frame was found damaged.
+    pub fn contains(&self, pack: &PackId, frame: u32) -> bool {
+        self.packs.contains(pack) || self.frames.contains(&(*pack, frame))
+    }
+
+    /// True if nothing is hurt.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.packs.is_empty()
+    }
+}
+
+/// All registrations up to the highest number, with their outcomes at the moment of reading.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Ascending by number.
+    entries: Vec<LogEntry>,
+    /// BLAKE3 of each `done` object, at index number - 1.
+    hashes: Vec<Option<[u8; 32]>>,
+}
+
+impl History {
+    pub(crate) fn new(mut entries: Vec<LogEntry>, hashes: Vec<Option<[u8; 32]>>) -> Self {
+        refuse_what_may_not_be_done(&mut entries);
+        Self { entries, hashes }
+    }
+
+    /// All registrations, ascending.
+    pub fn entries(&self) -> &[LogEntry] {
+        &self.entries
+    }
+
+    /// One registration.
+    pub fn entry(&self, number: LogNumber) -> Option<&LogEntry> {
+        let at = self.entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
+        Some(&self.entries[at])
+    }
+
+    /// The highest number that was read; 0 in a new repository.
+    pub fn highest(&self) -> LogNumber {
+        LogNumber(self.hashes.len() as u64)
+    }
+
+    pub(crate) fn outcome_hash(&self, number: LogNumber) -> Option<[u8; 32]> {
+        let index = usize::try_from(number.0.checked_sub(1)?).ok()?;
+        self.hashes.get(index).copied().flatten()
+    }
+
+    /// What there is to see below `below`.
+    pub(crate) fn seen(&self, below: LogNumber) -> Seen {
+        Seen::of(below, |number| self.outcome_hash(number))
+    }
+
+    /// What there is to see once `number` has an outcome with that hash.
+    pub(crate) fn seen_with(&self, number: LogNumber, hash: [u8; 32]) -> Seen {
+        let below = LogNumber(self.highest().max(number).0 + 1);
+        Seen::of(below, |other| if other == number { Some(hash) } else { self.outcome_hash(other) })
+    }
+
+    /// Checks the outcome that saw most against what there is now.
+    pub(crate) fn check_newest(&self) -> Result<()> {
+        let seen_most = self
+            .entries
+            .iter()
+            .filter(|entry| entry.outcome().is_some())
+            .filter_map(|entry| entry.done.as_ref().map(|done| (entry.number, &done.seen)))
+            .max_by_key(|(_, seen)| seen.below);
+        let Some((number, seen)) = seen_most else { return Ok(()) };
+        self.check_seen(seen, &format!("log record {number}"))
+    }
+
+    /// Checks what `witness` saw against what there is now.
+    pub(crate) fn check_seen(&self, seen: &Seen, witness: &str) -> Result<()> {
+        if seen.below.0 > self.highest().0 + 1 {
+            let reason = format!("{witness} has seen records up to {}, now they end at {}", seen.below, self.highest());
+            return Err(RepositoryError::HistoryAltered { reason });
+        }
+        seen.check(|number| self.outcome_hash(number))
+            .map_err(|reason| RepositoryError::HistoryAltered { reason: format!("{witness}: {reason}") })
+    }
+
+    /// All recovery points that are not forgotten, oldest first by log number.
+    pub fn recovery_points(&self) -> Vec<(LogNumber, RecoveryPoint)> {
+        self.points().map(|(number, point)| (number, point.clone())).collect()
+    }
+
+    /// As [`History::recovery_points`], borrowed.
+    pub fn points(&self) -> impl DoubleEndedIterator<Item = (LogNumber, &RecoveryPoint)> {
+        let forgotten = self.forgotten();
+        self.entries.iter().filter_map(move |entry| match entry.outcome()? {
+            Outcome::RecoveryPoint(point) if !forgotten.contains(&point.id) => Some((entry.number, point)),
+            _ => None,
+        })
+    }
+
+    fn forgotten(&self) -> HashSet<ObjectId> {
+        let outcomes = self.entries.iter().filter_map(LogEntry::outcome);
+        let lists = outcomes.filter_map(|outcome| match outcome {
+            Outcome::Forget { points, .. } => Some(points),
+            _ => None,
+        });
+        lists.flatten().copied().collect()
+    }
+
+    /// The newest recovery point of a set: the parent of its next backup.
+    pub fn latest_point(&self, set: &str) -> Option<(LogNumber, &RecoveryPoint)> {
+        self.points().rev().find(|(_, point)| point.set == set)
+    }
+
+    /// Packs to be treated as absent: condemned, and not rescued by somebody who had seen the
+    /// condemnation.
+    pub fn condemned(&self) -> HashSet<PackId> {
+        let mut condemned_by: HashMap<PackId, Vec<LogNumber>> = HashMap::new();
+        for entry in &self.entries {
+            if let Some(Outcome::Condemned { packs, .. }) = entry.outcome() {
+                packs.iter().for_each(|pack| condemned_by.entry(pack.pack).or_default().push(entry.number));
+            }
+        }
+        for entry in &self.entries {
+            let (Some(Outcome::Rescued { packs }), Some(done)) = (entry.outcome(), &entry.done) else { continue };
+            let has_seen =
+                |number: &LogNumber| *number < done.seen.below && done.seen.without.binary_search(number).is_err();
+            for pack in packs {
+                if let Some(numbers) = condemned_by.get_mut(pack) {
+                    numbers.retain(|number| !has_seen(number));
+                }
+            }
+        }
+        condemned_by.into_iter().filter(|(_, numbers)| !numbers.is_empty()).map(|(pack, _)| pack).collect()
+    }
+
+    /// Frames and packs that were found damaged.
+    pub fn hurt_locations(&self) -> HurtLocations {
+        let mut hurt = HurtLocations::default();
+        for entry in &self.entries {
+            let Some(Outcome::Damage { frames }) = entry.outcome() else { continue };
+            for place in frames {
+                match place.frame {
+                    Some(frame) => _ = hurt.frames.insert((place.pack, frame)),
+                    None => _ = hurt.packs.insert(place.pack),
+                }
+            }
+        }
+        hurt
+    }
+
+    /// Writers without an outcome that counts: running, or crashed.
+    pub fn open_writers(&self) -> impl Iterator<Item = &LogEntry> {
+        self.entries.iter().filter(|entry| entry.open.role == Role::Writer && entry.outcome().is_none())
+    }
+
+    /// Finds a recovery point by a prefix of its id, or `latest`, optionally within one set.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoSuchPoint`], or [`RepositoryError::AmbiguousPoint`] if several points
+    /// have the prefix, or `latest` is asked for among points of several sets.
+    pub fn find_point(&self, spec: &str, set: Option<&str>) -> Result<(LogNumber, RecoveryPoint)> {
+        let ambiguous = |reason: String| RepositoryError::AmbiguousPoint { spec: spec.to_owned(), reason };
+        let is_latest = spec == "latest";
+        let mut found: Option<(LogNumber, &RecoveryPoint)> = None;
+        let in_set = self.points().filter(|(_, point)| set.is_none_or(|set| point.set == set));
+        for (number, point) in in_set.filter(|(_, point)| is_latest || point.id.to_string().starts_with(spec)) {
+            match found {
+                Some((_, other)) if !is_latest && other.id != point.id => {
+                    return Err(ambiguous(format!("both {} and {} begin so", other.id, point.id)));
+                }
+                Some((_, other)) if is_latest && other.set != point.set => {
+                    return Err(ambiguous(format!("there are the sets {} and {}", other.set, point.set)));
+                }
+                _ => found = Some((number, point)),
+            }
+        }
+        match found {
+            Some((number, point)) if !spec.is_empty() => Ok((number, point.clone())),
+            _ => Err(RepositoryError::NoSuchPoint { spec: spec.to_owned() }),
+        }
+    }
+
+    /// Outcomes that have no effect because their signer may not do what they say.
+    pub fn refused(&self) -> impl Iterator<Item = (LogNumber, &'static str)> {
+        self.entries.iter().filter_map(|entry| match entry.standing {
+            Standing::Refused(reason) => Some((entry.number, reason)),
+            Standing::Counts => None,
+        })
+    }
+}
+
+/// A fence names the registration of who fenced; the key must be the one that it introduced.
+/// (What a single record can tell was judged when it was read.)
+fn refuse_what_may_not_be_done(entries: &mut [LogEntry]) {
+    let introduced: HashMap<LogNumber, VerifyingKey> =
+        entries.iter().map(|entry| (entry.number, entry.signer)).collect();
+    for entry in entries {
+        let Some(done) = &entry.done else { continue };
+        let Outcome::Fence { by, .. } = &done.outcome else { continue };
+        if introduced.get(by) != Some(&done.signer) {
+            entry.standing = Standing::Refused("a fence by a key that no registration introduced");
+        }
+    }
+}
+
+impl crate::Repository {
+    /// The filesets that a registration has sealed, in their order: what a restarted job skips.
+    ///
+    /// # Errors
+    /// Storage errors and [`RepositoryError::Corrupt`].
+    pub async fn sealed_filesets(&self, entry: &LogEntry) -> Result<Vec<SealedFileset>> {
+        super::read_sealed_filesets(self, entry).await
+    }
+}

@@ -1,0 +1,243 @@
+//! Outcomes: the one thing that came of a registration, in `log/<n>/done`.
+
+use super::memory::Seen;
+use super::point::RecoveryPoint;
+use super::record::{check_length, text, text_field};
+use crate::codec::{DecodeError, Decoder, Encoder};
+use crate::crypto::VerifyingKey;
+use crate::error::Result;
+use crate::ids::{LogNumber, ObjectId, PackId};
+use crate::limits::{HOST_BYTES_MAX, REASON_BYTES_MAX, SET_BYTES_MAX, TAG_BYTES_MAX};
+
+/// A pack that a pruner wants gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CondemnedPack {
+    /// The pack.
+    pub pack: PackId,
+    /// The registration that wrote it.
+    pub writer: LogNumber,
+    /// Its size in bytes, as evidence.
+    pub bytes: u64,
+    /// Plain bytes in it that live points still need, as evidence.
+    pub bytes_live: u64,
+}
+
+/// A frame, or a whole pack, that does not open any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HurtFrame {
+    /// The pack.
+    pub pack: PackId,
+    /// The frame; `None`: all of the pack.
+    pub frame: Option<u32>,
+}
+
+/// What came of a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// A backup finished: its recovery point exists from now on.
+    RecoveryPoint(RecoveryPoint),
+    /// Somebody ended this registration from outside: it can never commit.
+    Fence {
+        /// Registration of who fenced.
+        by: LogNumber,
+        /// Why.
+        reason: String,
+    },
+    /// Recovery points that count no more.
+    Forget {
+        /// The points.
+        points: Vec<ObjectId>,
+        /// Why: the rule that applied.
+        reason: String,
+    },
+    /// Packs to be treated as absent and deleted later.
+    Condemned {
+        /// The packs with evidence.
+        packs: Vec<CondemnedPack>,
+        /// Why.
+        reason: String,
+    },
+    /// Condemned packs that turned out to be needed.
+    Rescued {
+        /// The packs.
+        packs: Vec<PackId>,
+    },
+    /// Frames found damaged: chunks in them are stored anew when seen again.
+    Damage {
+        /// Where.
+        frames: Vec<HurtFrame>,
+    },
+    /// All numbers below have outcomes; these are the ones that still matter.
+    Checkpoint {
+        /// Numbers below this one are summed up.
+        below: LogNumber,
+        /// Numbers among them whose outcomes must still be read.
+        live: Vec<LogNumber>,
+    },
+    /// The registration ended without an effect.
+    Ended {
+        /// Why, in one sentence.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// True if it counts only when an admin key signed it. A fence of one's own registration is
+    /// the exception that the reader of the history knows.
+    pub fn is_destructive(&self) -> bool {
+        matches!(self, Self::Fence { .. } | Self::Forget { .. } | Self::Condemned { .. } | Self::Checkpoint { .. })
+    }
+
+    /// Refuses what a reader would refuse.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::RecoveryPoint(point) => {
+                check_length("set name", point.set.len(), SET_BYTES_MAX)?;
+                check_length("host name", point.host.len(), HOST_BYTES_MAX)?;
+                point.tags.iter().try_for_each(|tag| check_length("tag", tag.len(), TAG_BYTES_MAX))
+            }
+            Self::Fence { reason, .. }
+            | Self::Forget { reason, .. }
+            | Self::Condemned { reason, .. }
+            | Self::Ended { reason } => check_length("reason", reason.len(), REASON_BYTES_MAX),
+            Self::Rescued { .. } | Self::Damage { .. } | Self::Checkpoint { .. } => Ok(()),
+        }
+    }
+
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::RecoveryPoint(point) => {
+                encoder.u8(1);
+                point.encode(encoder);
+            }
+            Self::Fence { by, reason } => {
+                encoder.u8(2);
+                encoder.u64(by.0);
+                text(encoder, reason);
+            }
+            Self::Forget { points, reason } => {
+                encoder.u8(3);
+                encoder.count(points.len());
+                points.iter().for_each(|point| encoder.raw(point.as_bytes()));
+                text(encoder, reason);
+            }
+            Self::Condemned { packs, reason } => {
+                encoder.u8(4);
+                encoder.count(packs.len());
+                for condemned in packs {
+                    encoder.raw(condemned.pack.as_bytes());
+                    encoder.u64(condemned.writer.0);
+                    encoder.u64(condemned.bytes);
+                    encoder.u64(condemned.bytes_live);
+                }
+                text(encoder, reason);
+            }
+            Self::Rescued { packs } => {
+                encoder.u8(5);
+                encoder.count(packs.len());
+                packs.iter().for_each(|pack| encoder.raw(pack.as_bytes()));
+            }
+            Self::Damage { frames } => {
+                encoder.u8(6);
+                encoder.count(frames.len());
+                for hurt in frames {
+                    encoder.raw(hurt.pack.as_bytes());
+                    encoder.u32(hurt.frame.unwrap_or(u32::MAX));
+                }
+            }
+            Self::Checkpoint { below, live } => {
+                encoder.u8(7);
+                encoder.u64(below.0);
+                encoder.count(live.len());
+                live.iter().for_each(|number| encoder.u64(number.0));
+            }
+            Self::Ended { reason } => {
+                encoder.u8(8);
+                text(encoder, reason);
+            }
+        }
+    }
+
+    fn decode(decoder: &mut Decoder<'_>) -> std::result::Result<Self, DecodeError> {
+        let reason = |decoder: &mut Decoder<'_>| text_field(decoder, REASON_BYTES_MAX, "reason");
+        Ok(match decoder.u8()? {
+            1 => Self::RecoveryPoint(RecoveryPoint::decode(decoder)?),
+            2 => Self::Fence { by: LogNumber(decoder.u64()?), reason: reason(decoder)? },
+            3 => Self::Forget {
+                points: list(decoder, 32, "points", |d| d.array().map(ObjectId))?,
+                reason: reason(decoder)?,
+            },
+            4 => Self::Condemned {
+                packs: list(decoder, 56, "packs", |d| {
+                    Ok(CondemnedPack {
+                        pack: PackId(d.array()?),
+                        writer: LogNumber(d.u64()?),
+                        bytes: d.u64()?,
+                        bytes_live: d.u64()?,
+                    })
+                })?,
+                reason: reason(decoder)?,
+            },
+            5 => Self::Rescued { packs: list(decoder, 32, "packs", |d| d.array().map(PackId))? },
+            6 => Self::Damage {
+                frames: list(decoder, 36, "frames", |d| {
+                    let (pack, frame) = (PackId(d.array()?), d.u32()?);
+                    Ok(HurtFrame { pack, frame: Some(frame).filter(|frame| *frame != u32::MAX) })
+                })?,
+            },
+            7 => Self::Checkpoint {
+                below: LogNumber(decoder.u64()?),
+                live: list(decoder, 8, "live numbers", |d| d.u64().map(LogNumber))?,
+            },
+            8 => Self::Ended { reason: reason(decoder)? },
+            _ => return Err(DecodeError::Invalid { field: "kind of outcome" }),
+        })
+    }
+}
+
+fn list<T>(
+    decoder: &mut Decoder<'_>,
+    item_bytes: usize,
+    field: &'static str,
+    mut item: impl FnMut(&mut Decoder<'_>) -> std::result::Result<T, DecodeError>,
+) -> std::result::Result<Vec<T>, DecodeError> {
+    let items = decoder.count(item_bytes, field)?;
+    let mut list = Vec::with_capacity(items);
+    for _ in 0..items {
+        list.push(item(decoder)?);
+    }
+    Ok(list)
+}
+
+/// The content of `log/<n>/done`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoneRecord {
+    /// Who decided.
+    pub signer: VerifyingKey,
+    /// What the signer had seen.
+    pub seen: Seen,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl DoneRecord {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        encoder.raw(&self.signer.0);
+        self.seen.encode(&mut encoder);
+        self.outcome.encode(&mut encoder);
+        encoder.finish()
+    }
+
+    pub(crate) fn decode(body: &[u8]) -> std::result::Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(body);
+        let record = Self {
+            signer: VerifyingKey(decoder.array()?),
+            seen: Seen::decode(&mut decoder)?,
+            outcome: Outcome::decode(&mut decoder)?,
+        };
+        decoder.finish()?;
+        Ok(record)
+    }
+}

@@ -1,0 +1,199 @@
+//! A registration: the right to work under one log number until its outcome is decided.
+
+use super::history::History;
+use super::outcome::{DoneRecord, Outcome};
+use super::point::SealedFileset;
+use super::read::{highest_listed, read_history};
+use super::record::{OpenRecord, seal_record};
+use super::{alive_name, done_name, open_name, sealed_name};
+use crate::backend::{Created, StorageErrorKind};
+use crate::codec::Encoder;
+use crate::error::{RepositoryError, Result};
+use crate::ids::LogNumber;
+use crate::limits::LOG_RECORD_BYTES_MAX;
+use crate::repository::Repository;
+use bytes::Bytes;
+
+/// Attempts to create one record, the same bytes each time.
+const CREATE_ATTEMPTS: usize = 3;
+
+/// Who holds a name after an attempt to create it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Holder {
+    Us,
+    Others,
+}
+
+/// Result of [`Registration::fence`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fencing {
+    /// That run can never commit now.
+    Fenced,
+    /// It had an outcome already.
+    HadOutcome,
+}
+
+/// A registered run. Dropped without a commit, it stays without outcome, as after a crash.
+#[must_use = "a registration that is dropped stays without outcome, as after a crash"]
+#[derive(Debug)]
+pub struct Registration {
+    repository: Repository,
+    number: LogNumber,
+    history: History,
+}
+
+/// Takes the next free number, then reads the history.
+pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Result<Registration> {
+    open.check()?;
+    let secrets = repository.secrets();
+    let body = open.encode(&secrets.signing().verifying_key());
+    let mut number = LogNumber(highest_listed(repository.backend().as_ref()).await?.0 + 1);
+    loop {
+        let name = open_name(number);
+        if create_once(repository, &name, seal_record(secrets, &name, &body)?).await? == Holder::Us {
+            break;
+        }
+        number = LogNumber(number.0 + 1);
+    }
+    // After registering: whatever is condemned before this read is treated as absent by us, and
+    // whoever condemns after it must wait for our outcome.
+    let history = repository.history_at_least(number).await?;
+    Ok(Registration { repository: repository.clone(), number, history })
+}
+
+/// Create-if-absent that survives a lost answer: after `AlreadyExisted` the bytes decide.
+async fn create_once(repository: &Repository, name: &str, object: Bytes) -> Result<Holder> {
+    let backend = repository.backend();
+    for attempt in 1.. {
+        match backend.create(name, object.clone()).await {
+            Ok(Created::New) => return Ok(Holder::Us),
+            Ok(Created::AlreadyExisted) => break,
+            Err(error) if error.kind.retryable() && attempt < CREATE_ATTEMPTS => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // Every sealing draws a new salt, so equal bytes are our own.
+    let existing = backend.get(name, LOG_RECORD_BYTES_MAX as u64).await;
+    match existing {
+        Ok(bytes) => Ok(if bytes == object { Holder::Us } else { Holder::Others }),
+        Err(error) if error.kind == StorageErrorKind::TooLarge => Ok(Holder::Others),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Registration {
+    /// The number under which this run works.
+    pub fn number(&self) -> LogNumber {
+        self.number
+    }
+
+    /// The history as read right after registering.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Records that fileset `k` is sealed: its packs and pages are durable.
+    ///
+    /// # Errors
+    /// Storage errors; [`RepositoryError::LimitExceeded`] for a path that is too long;
+    /// [`RepositoryError::Corrupt`] if that fileset was recorded before.
+    pub async fn seal_fileset(&self, k: u32, fileset: &SealedFileset) -> Result<()> {
+        let name = sealed_name(self.number, k);
+        let mut encoder = Encoder::new();
+        fileset.encode(&mut encoder);
+        let object = seal_record(self.repository.secrets(), &name, &encoder.finish())?;
+        match create_once(&self.repository, &name, object).await? {
+            Holder::Us => Ok(()),
+            Holder::Others => Err(RepositoryError::corrupt(name, "that fileset was sealed before")),
+        }
+    }
+
+    /// Leaves a sign of life. Advice to whoever wonders whether to fence; decides nothing.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn alive(&self, k: u32) -> Result<()> {
+        let name = alive_name(self.number, k);
+        create_once(&self.repository, &name, seal_record(self.repository.secrets(), &name, &[])?).await?;
+        Ok(())
+    }
+
+    /// True if this run's outcome is already decided, so that going on is useless.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn is_decided(&self) -> Result<bool> {
+        match self.repository.backend().size(&done_name(self.number)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == StorageErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Decides the outcome of this run, in one atomic create. Everything that the outcome depends
+    /// on must be durable before.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Fenced`] if somebody else decided first; storage errors, after which
+    /// the outcome is unknown until the history is read again.
+    pub async fn commit(self, outcome: Outcome) -> Result<()> {
+        let hash = match self.decide(self.number, outcome).await? {
+            (Holder::Us, hash) => hash,
+            (Holder::Others, _) => return Err(RepositoryError::Fenced { number: self.number }),
+        };
+        self.repository.remember(self.history.seen_with(self.number, hash)).await;
+        Ok(())
+    }
+
+    /// Ends another run from outside, or learns that it has an outcome.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NotSupported`] if the run is another client's and ours is no admin key:
+    /// such a fence would not count. [`RepositoryError::MissingObject`] if there is no such run.
+    pub async fn fence(&self, victim: LogNumber, reason: &str) -> Result<Fencing> {
+        let entry = self
+            .history
+            .entry(victim)
+            .filter(|entry| entry.number != self.number)
+            .ok_or_else(|| RepositoryError::MissingObject { object: open_name(victim) })?;
+        let secrets = self.repository.secrets();
+        if entry.signer != secrets.signing().verifying_key() && !secrets.is_admin() {
+            return Err(RepositoryError::NotSupported {
+                what: "fencing another client's run without an admin key".into(),
+            });
+        }
+        let outcome = Outcome::Fence { by: self.number, reason: reason.to_owned() };
+        Ok(match self.decide(victim, outcome).await?.0 {
+            Holder::Us => Fencing::Fenced,
+            Holder::Others => Fencing::HadOutcome,
+        })
+    }
+
+    async fn decide(&self, number: LogNumber, outcome: Outcome) -> Result<(Holder, [u8; 32])> {
+        outcome.check()?;
+        let secrets = self.repository.secrets();
+        let done =
+            DoneRecord { signer: secrets.signing().verifying_key(), seen: self.history.seen(self.number), outcome };
+        let name = done_name(number);
+        let object = seal_record(secrets, &name, &done.encode())?;
+        let hash = *blake3::hash(&object).as_bytes();
+        Ok((create_once(&self.repository, &name, object).await?, hash))
+    }
+}
+
+impl Repository {
+    /// The history, at least up to `known`, compared with what this client saw before.
+    pub(crate) async fn history_at_least(&self, known: LogNumber) -> Result<History> {
+        let history = read_history(self, known, None).await?;
+        if let Some(seen) = self.remembered().await {
+            history.check_seen(&seen, "this client")?;
+        }
+        self.remember(history.seen(LogNumber(history.highest().0 + 1))).await;
+        Ok(history)
+    }
+}

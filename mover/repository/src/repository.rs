@@ -1,0 +1,293 @@
+//! A repository: a backend, the secrets of one key slot, and the settings.
+//!
+//! Cheap to clone, `Send + Sync`, shared by all shards. Opening reads `config` and the key slots,
+//! nothing else. Never holds a lock in the store: whoever works registers in the log.
+
+use crate::backend::{Backend, Created, StorageErrorKind};
+use crate::config::{CONFIG_NAME, ChunkerConfig, CompressionConfig, Config};
+use crate::crypto::{Header, ObjectKind, Secrets, random_array};
+use crate::error::{RepositoryError, Result};
+use crate::ids::{LogNumber, ObjectId, UnixNanos};
+use crate::io::Pool;
+use crate::keys::{self, Credential, KEYS_PREFIX, Stretching};
+use crate::limits::KEY_OBJECT_BYTES_MAX;
+use crate::log::{self, ClientMemory, History, OpenRecord, Registration, Seen};
+use bytes::Bytes;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How a new repository is made.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// How files will be cut.
+    pub chunker: ChunkerConfig,
+    /// How frames will be compressed.
+    pub compression: CompressionConfig,
+    /// Cost of stretching the password.
+    pub stretching: Stretching,
+    /// Recorded as the time of creation.
+    pub created: UnixNanos,
+    /// Directory for this client's memory of the history; none: it keeps no memory.
+    pub memory_directory: Option<PathBuf>,
+}
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            chunker: ChunkerConfig::default(),
+            compression: CompressionConfig::default(),
+            stretching: Stretching::default(),
+            created: UnixNanos(since_1970.as_nanos() as i128),
+            memory_directory: None,
+        }
+    }
+}
+
+/// How a repository is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Directory for this client's memory of the history; none: it keeps no memory.
+    pub memory_directory: Option<PathBuf>,
+}
+
+/// What a key slot gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRights {
+    /// All that the present key has.
+    Full,
+    /// Backups and deduplication, no reading of file content, no destructive records.
+    PutOnly,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    secrets: Secrets,
+    config: Config,
+    memory: Option<ClientMemory>,
+    /// For what blocks outside of the backend: password stretching and the client's memory.
+    blocking: Arc<Pool>,
+}
+
+/// An open repository.
+#[derive(Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository")
+            .field("place", &self.inner.backend.describe())
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// Makes a repository in an empty place: a key slot first, `config` last.
+    ///
+    /// # Errors
+    /// [`RepositoryError::AlreadyARepository`], [`RepositoryError::NotEmpty`],
+    /// [`RepositoryError::LimitExceeded`] for settings out of bounds, storage errors.
+    pub async fn init(backend: Arc<dyn Backend>, credential: &Credential, options: InitOptions) -> Result<Repository> {
+        let out_of_bounds =
+            |error: crate::codec::DecodeError| RepositoryError::LimitExceeded { what: error.to_string() };
+        options.chunker.check().map_err(out_of_bounds)?;
+        options.compression.check().map_err(out_of_bounds)?;
+        check_place_for_init(backend.as_ref()).await?;
+
+        let blocking = Pool::new("mover-keys", 1);
+        let config = Config {
+            repository: ObjectId(random_array()),
+            created: options.created,
+            chunker: options.chunker,
+            compression: options.compression,
+        };
+        let secrets = Secrets::generate(config.repository);
+        let (secrets, slot_name, slot) = seal_slot(&blocking, secrets, credential, options.stretching).await?;
+        keys::store_slot(backend.as_ref(), &slot_name, slot).await?;
+        let created = backend.create(CONFIG_NAME, config.seal(&secrets)).await?;
+        if created == Created::AlreadyExisted && Config::open(&secrets, &read_config(backend.as_ref()).await?).is_err()
+        {
+            // Another init was faster; our slot opens nothing. Best effort: stores may deny it.
+            let _ = backend.delete(&slot_name).await;
+            return Err(RepositoryError::AlreadyARepository { place: backend.describe() });
+        }
+        let memory = options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
+        Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, blocking }) })
+    }
+
+    /// Opens a repository without a client memory.
+    ///
+    /// # Errors
+    /// As [`Repository::open_with`].
+    pub async fn open(backend: Arc<dyn Backend>, credential: &Credential) -> Result<Repository> {
+        Self::open_with(backend, credential, OpenOptions::default()).await
+    }
+
+    /// Opens a repository.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NotARepository`] if there is no `config`;
+    /// [`RepositoryError::WrongKey`] if no slot opens and none is damaged;
+    /// [`RepositoryError::Corrupt`] if none opens and one is damaged, or `config` is;
+    /// [`RepositoryError::NewerFormat`]; storage errors.
+    pub async fn open_with(
+        backend: Arc<dyn Backend>,
+        credential: &Credential,
+        options: OpenOptions,
+    ) -> Result<Repository> {
+        let config_object = read_config(backend.as_ref()).await?;
+        Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME)?;
+        let slots = keys::read_slots(backend.as_ref()).await?;
+
+        let blocking = Pool::new("mover-keys", 1);
+        let mut first_damage = None;
+        for slot in slots {
+            let opened = match slot {
+                Ok(slot) => {
+                    let credential = credential.clone();
+                    flatten(blocking.run(move || slot.open(&credential)).await)
+                }
+                Err(error) => Err(error),
+            };
+            let secrets = match opened {
+                Ok(Some(secrets)) => secrets,
+                Ok(None) => continue,
+                Err(error) => {
+                    first_damage.get_or_insert(error);
+                    continue;
+                }
+            };
+            // The slot of an init that lost a race opens, but its secrets do not fit `config`.
+            match Config::open(&secrets, &config_object) {
+                Ok(config) => {
+                    let memory =
+                        options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
+                    return Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, blocking }) });
+                }
+                Err(error) => first_damage = Some(error),
+            }
+        }
+        Err(first_damage.unwrap_or(RepositoryError::WrongKey))
+    }
+
+    /// The store.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.inner.backend
+    }
+
+    /// The secrets that the key gave.
+    pub fn secrets(&self) -> &Secrets {
+        &self.inner.secrets
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The name of the repository.
+    pub fn id(&self) -> ObjectId {
+        self.inner.config.repository
+    }
+
+    /// Registers a run: takes the next free log number, then reads the history.
+    ///
+    /// # Errors
+    /// As [`Repository::history`]; [`RepositoryError::LimitExceeded`] for names that are too long.
+    pub async fn register(&self, open: OpenRecord) -> Result<Registration> {
+        log::register(self, open).await
+    }
+
+    /// Reads the history and compares it with what its newest outcome and this client have seen.
+    ///
+    /// # Errors
+    /// [`RepositoryError::HistoryGap`], [`RepositoryError::HistoryAltered`],
+    /// [`RepositoryError::Corrupt`], storage errors.
+    pub async fn history(&self) -> Result<History> {
+        self.history_at_least(LogNumber::default()).await
+    }
+
+    /// Reads what can be read of a damaged history: for `verify`, and to restore points whose
+    /// records are whole. The second part lists what cannot; digests are not compared.
+    ///
+    /// # Errors
+    /// Storage errors that a retry may cure.
+    pub async fn history_with_damage(&self) -> Result<(History, Vec<RepositoryError>)> {
+        let mut damage = Vec::new();
+        let history = log::read_history(self, LogNumber::default(), Some(&mut damage)).await?;
+        Ok((history, damage))
+    }
+
+    /// Adds a key slot.
+    ///
+    /// # Errors
+    /// As [`keys::seal_slot`]; storage errors.
+    pub async fn add_key(&self, credential: &Credential, rights: KeyRights, stretching: Stretching) -> Result<String> {
+        let secrets = match rights {
+            KeyRights::PutOnly => self.secrets().put_only(),
+            KeyRights::Full => Secrets::decode(self.id(), &self.secrets().encode())
+                .map_err(RepositoryError::decoding("the secrets of this client"))?,
+        };
+        let (_, name, slot) = seal_slot(&self.inner.blocking, secrets, credential, stretching).await?;
+        keys::store_slot(self.backend().as_ref(), &name, slot).await?;
+        Ok(name)
+    }
+
+    /// What this client saw last.
+    pub(crate) async fn remembered(&self) -> Option<Seen> {
+        let memory = self.inner.memory.clone()?;
+        self.inner.blocking.run(move || memory.load()).await.ok().flatten()
+    }
+
+    /// Remembers what this client saw. Failing to is logged, not an error: it is advice.
+    pub(crate) async fn remember(&self, seen: Seen) {
+        let Some(memory) = self.inner.memory.clone() else { return };
+        if let Ok(Err(error)) = self.inner.blocking.run(move || memory.store(&seen)).await {
+            tracing::warn!(%error, "cannot remember the repository's history on this machine");
+        }
+    }
+}
+
+/// Stretches and seals on a thread that may block; gives the secrets back.
+async fn seal_slot(
+    blocking: &Pool,
+    secrets: Secrets,
+    credential: &Credential,
+    stretching: Stretching,
+) -> Result<(Secrets, String, Bytes)> {
+    let credential = credential.clone();
+    let sealed = blocking.run(move || {
+        let (name, object) = keys::seal_slot(&secrets, &credential, stretching)?;
+        Ok((secrets, name, object))
+    });
+    flatten(sealed.await)
+}
+
+fn flatten<T>(result: std::result::Result<Result<T>, crate::io::PoolPanicked>) -> Result<T> {
+    result.unwrap_or_else(|error| Err(RepositoryError::NotSupported { what: format!("key stretching: {error}") }))
+}
+
+/// Only an empty place will do, or one where an earlier init ended before it wrote `config`.
+async fn check_place_for_init(backend: &dyn Backend) -> Result<()> {
+    let listed = backend.list("").await?;
+    if listed.iter().any(|meta| meta.name == CONFIG_NAME) {
+        return Err(RepositoryError::AlreadyARepository { place: backend.describe() });
+    }
+    let is_slot = |name: &str| name.strip_prefix(KEYS_PREFIX).is_some_and(|rest| rest.starts_with('/'));
+    match listed.into_iter().find(|meta| !is_slot(&meta.name)) {
+        Some(meta) => Err(RepositoryError::NotEmpty { place: backend.describe(), object: meta.name }),
+        None => Ok(()),
+    }
+}
+
+async fn read_config(backend: &dyn Backend) -> Result<Bytes> {
+    backend.get(CONFIG_NAME, KEY_OBJECT_BYTES_MAX as u64).await.map_err(|error| match error.kind {
+        StorageErrorKind::NotFound => RepositoryError::NotARepository { place: backend.describe() },
+        StorageErrorKind::TooLarge => RepositoryError::corrupt(CONFIG_NAME, "it is larger than it can be"),
+        _ => error.into(),
+    })
+}
