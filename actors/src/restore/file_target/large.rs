@@ -1,0 +1,101 @@
+//! A large file on its way into the target: [`LargeFile`].
+//!
+//! Written at offsets in any order under a temporary name; what is not written stays a hole. Holds two
+//! descriptors, the file and its directory. Must never: show itself under its final name before `finish`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, OFlags};
+use rustix::io::Errno;
+
+use super::attributes::Entry;
+use super::{Inner, place};
+use crate::beneath;
+use crate::restore::target::{
+    AttributeProblem, Overwrite, TargetError, TargetErrorKind, TargetFile, TargetFuture, TargetMeta,
+};
+
+struct Open {
+    inner: Arc<Inner>,
+    path: Vec<u8>,
+    size: u64,
+    directory: OwnedFd,
+    temporary: String,
+    fd: OwnedFd,
+    published: AtomicBool,
+}
+
+pub(super) struct LargeFile {
+    open: Arc<Open>,
+}
+
+impl LargeFile {
+    pub(super) fn create(inner: Arc<Inner>, path: Vec<u8>, size: u64) -> Result<Self, TargetError> {
+        place::check(&path, "create")?;
+        let fail = |errno| place::error(&path, "create", errno);
+        let (parent, name) = beneath::split(&path);
+        if name.is_empty() {
+            return Err(fail(Errno::ISDIR));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let directory = beneath::open(inner.fd.as_fd(), parent, flags).map_err(fail)?;
+        let (mut temporary, fd) = place::create(directory.as_fd(), 0o600).map_err(fail)?;
+        rustix::fs::ftruncate(&fd, size).map_err(fail)?;
+        temporary.published = true;
+        let name = std::mem::take(&mut temporary.name);
+        drop(temporary);
+        let open = Open { inner, path, size, directory, temporary: name, fd, published: AtomicBool::new(false) };
+        Ok(Self { open: Arc::new(open) })
+    }
+}
+
+impl Open {
+    fn write(&self, writes: &[(u64, Bytes)]) -> Result<(), TargetError> {
+        for (offset, bytes) in writes {
+            let end = offset.checked_add(bytes.len() as u64);
+            if end.is_none_or(|end| end > self.size) {
+                return Err(TargetError {
+                    path: self.path.clone(),
+                    operation: "write",
+                    kind: TargetErrorKind::Other,
+                    cause: format!("bytes at {offset} lie beyond the {} bytes of the file", self.size),
+                });
+            }
+            place::write_all(&self.fd, bytes, *offset).map_err(|errno| place::error(&self.path, "write", errno))?;
+        }
+        Ok(())
+    }
+
+    fn finish(&self, meta: &TargetMeta) -> Result<Vec<AttributeProblem>, TargetError> {
+        let fail = |errno| place::error(&self.path, "finish", errno);
+        let problems = Entry::open(self.fd.as_fd(), &self.path).apply(meta).map_err(fail)?;
+        let (_, name) = beneath::split(&self.path);
+        let replace = self.inner.overwrite != Overwrite::Never;
+        place::publish(self.directory.as_fd(), &self.temporary, name, replace).map_err(fail)?;
+        self.published.store(true, Ordering::Release);
+        Ok(problems)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.published.load(Ordering::Acquire) {
+            let _ = rustix::fs::unlinkat(&self.directory, self.temporary.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+impl TargetFile for LargeFile {
+    fn write_at(&self, writes: Vec<(u64, Bytes)>) -> TargetFuture<()> {
+        let open = self.open.clone();
+        self.open.inner.run(&self.open.path, "write", move || open.write(&writes))
+    }
+
+    fn finish(&self, meta: TargetMeta) -> TargetFuture<Vec<AttributeProblem>> {
+        let open = self.open.clone();
+        self.open.inner.run(&self.open.path, "finish", move || open.finish(&meta))
+    }
+}
