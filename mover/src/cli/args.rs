@@ -1,0 +1,380 @@
+//! The typed low-level arguments: what was typed, nothing more. `config::resolve` turns them, the
+//! environment and the file into settings; commands read settings, not flags, wherever both exist.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::units::{DataShare, OneIn, Period, Size};
+use crate::config::{BackupSettings, RestoreSettings, Settings};
+
+const AFTER_HELP: &str = "\
+Environment: MOVER_REPO, MOVER_PASSWORD, MOVER_PASSWORD_FILE, MOVER_KEY_FILE.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with exceptions, 10 no repository,
+11 repository in use, 12 wrong password or key, 130 interrupted (work kept).";
+
+/// mover: backs up files fast, deduplicated and encrypted, and puts every byte and attribute back.
+#[derive(Debug, Parser)]
+#[command(name = "mover", version, about, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true, infer_long_args = false)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Default)]
+pub struct GlobalArgs {
+    /// The repository: a directory
+    #[arg(short = 'r', long, global = true, value_name = "REPO", help_heading = "Global options")]
+    pub repo: Option<String>,
+    /// Read the password from the first line of this file
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "key_file", help_heading = "Global options")]
+    pub password_file: Option<PathBuf>,
+    /// Open the repository with this key file instead of a password
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub key_file: Option<PathBuf>,
+    /// Print one JSON object a line; the last one is the summary
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Print results and problems only
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Read settings from this file instead of the usual places
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Memory budget of all buffers and caches, at least 128MiB
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Global options")]
+    pub memory: Option<Size>,
+    /// How many cores to use
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
+    pub shards: Option<u32>,
+    /// How often to print progress where there is no terminal
+    #[arg(long, global = true, value_name = "DURATION", help_heading = "Global options")]
+    pub progress_interval: Option<Period>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Back PATH up into a throw-away repository twice, restore it, compare everything, print figures
+    Try(TryArgs),
+    /// Make a new repository
+    Init(InitArgs),
+    /// Back up files and directories, or standard input
+    Backup(BackupArgs),
+    /// List the recovery points
+    Points(PointsArgs),
+    /// List a directory of a recovery point
+    Ls(LsArgs),
+    /// Show what differs between two recovery points
+    Diff(DiffArgs),
+    /// Write one file of a recovery point to standard output
+    Dump(DumpArgs),
+    /// Put files of a recovery point back
+    Restore(RestoreArgs),
+    /// Check the repository, and the stored data on request
+    Verify(VerifyArgs),
+    /// Rebuild what can be rebuilt
+    Repair(RepairArgs),
+    /// Check this machine, or with -r the place of a repository
+    Doctor,
+    /// The settings in force
+    Config(ConfigArgs),
+}
+
+/// `mover try`
+#[derive(Args, Debug)]
+pub struct TryArgs {
+    /// What to back up, restore and compare
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    /// Keep the repository and the restored files, and say where they are
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `mover init`
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Make a key file here (mode 0600) and let it open the repository
+    #[arg(long, value_name = "FILE")]
+    pub new_key_file: Option<PathBuf>,
+}
+
+/// `mover backup`
+#[derive(Args, Debug, Default)]
+pub struct BackupArgs {
+    /// What to back up; each PATH is a fileset of its own
+    #[arg(value_name = "PATH", conflicts_with = "stdin")]
+    pub paths: Vec<PathBuf>,
+    /// Back up standard input under this name
+    #[arg(long, value_name = "NAME")]
+    pub stdin: Option<String>,
+    /// Name of the set; the default is <host>:<sorted absolute paths>
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Tag the recovery point (may be repeated)
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Read and compare, store nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the figures of every actor at the end
+    #[arg(long)]
+    pub stats: bool,
+
+    /// Leave out what matches, with the meaning of .gitignore (may be repeated)
+    #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]
+    pub exclude: Vec<String>,
+    /// Take in what matches although something else excludes it (may be repeated)
+    #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]
+    pub include: Vec<String>,
+    /// Read exclude patterns from a file (may be repeated)
+    #[arg(long, value_name = "FILE", help_heading = "What to leave out")]
+    pub exclude_file: Vec<PathBuf>,
+    /// Leave out the content of directories marked by a CACHEDIR.TAG
+    #[arg(long, help_heading = "What to leave out")]
+    pub exclude_caches: bool,
+    /// Leave out the content of directories that hold a file of this name (may be repeated)
+    #[arg(long, value_name = "NAME", help_heading = "What to leave out")]
+    pub exclude_if_present: Vec<String>,
+    /// Do not descend into other file systems
+    #[arg(long, help_heading = "What to leave out")]
+    pub one_file_system: bool,
+    /// Leave out files smaller than this
+    #[arg(long, value_name = "SIZE", help_heading = "What to leave out")]
+    pub min_size: Option<Size>,
+    /// Leave out files larger than this
+    #[arg(long, value_name = "SIZE", help_heading = "What to leave out")]
+    pub max_size: Option<Size>,
+    /// List everything that was left out
+    #[arg(long, help_heading = "What to leave out")]
+    pub list_excluded: bool,
+
+    /// Read this share of unchanged files again and report differences, for example 1/100
+    #[arg(long, value_name = "1/N", help_heading = "How to store")]
+    pub reread: Option<OneIn>,
+    /// Compress at this zstd level, whatever the load
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19),
+          conflicts_with_all = ["level_min", "level_max"], help_heading = "How to store")]
+    pub level: Option<i32>,
+    /// Lowest zstd level that the load may choose
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19), help_heading = "How to store")]
+    pub level_min: Option<i32>,
+    /// Highest zstd level that the load may choose
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=19), help_heading = "How to store")]
+    pub level_max: Option<i32>,
+    /// Decode and hash frames again before they are stored
+    #[arg(long, value_name = "WHEN", help_heading = "How to store")]
+    pub verify_before_upload: Option<VerifyBeforeUpload>,
+}
+
+/// Which frames are decoded and hashed again before they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyBeforeUpload {
+    /// Every frame.
+    Always,
+    /// The first ones of each kind, then every 64th.
+    Sample,
+    /// None.
+    Never,
+}
+
+/// Which existing files a restore replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overwrite {
+    /// All.
+    Always,
+    /// Those whose size or modification time differs.
+    IfChanged,
+    /// Those that are older than the one in the recovery point.
+    IfNewer,
+    /// None.
+    Never,
+}
+
+/// `mover points`
+#[derive(Args, Debug)]
+pub struct PointsArgs {
+    /// Only points of this set
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+}
+
+/// `mover ls`
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// `latest`, an id prefix, or a time (the latest point not after it)
+    #[arg(value_name = "POINT")]
+    pub point: String,
+    /// Absolute path of a directory or file in it
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
+    /// Everything below, not only the next level
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The set that POINT belongs to
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+}
+
+/// `mover diff`
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// The older point
+    #[arg(value_name = "POINT")]
+    pub older: String,
+    /// The newer point
+    #[arg(value_name = "POINT")]
+    pub newer: String,
+    /// The set that both belong to
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+}
+
+/// `mover dump`
+#[derive(Args, Debug)]
+pub struct DumpArgs {
+    /// `latest`, an id prefix, or a time (the latest point not after it)
+    #[arg(value_name = "POINT")]
+    pub point: String,
+    /// Absolute path of a file in it
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// The set that POINT belongs to
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+}
+
+/// `mover restore`
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// `latest`, an id prefix, or a time (the latest point not after it)
+    #[arg(value_name = "POINT")]
+    pub point: String,
+    /// Put everything below this directory, at its absolute source path
+    #[arg(long, value_name = "DIR", required_unless_present = "in_place", conflicts_with = "in_place")]
+    pub target: Option<PathBuf>,
+    /// Put everything back where it came from
+    #[arg(long)]
+    pub in_place: bool,
+    /// Only this absolute source path and what is below it (may be repeated)
+    #[arg(long = "path", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Which existing files to replace
+    #[arg(long, value_name = "WHICH")]
+    pub overwrite: Option<Overwrite>,
+    /// Read everything back afterwards and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// Say what would be done, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The set that POINT belongs to
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+}
+
+/// `mover verify`
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Also read stored data: a share such as 10%, or all
+    #[arg(long, value_name = "SHARE")]
+    pub data: Option<DataShare>,
+}
+
+/// `mover repair`
+#[derive(Args, Debug)]
+pub struct RepairArgs {
+    /// What to rebuild
+    #[command(subcommand)]
+    pub what: RepairCommand,
+}
+
+/// What can be repaired.
+#[derive(Debug, Subcommand)]
+pub enum RepairCommand {
+    /// Rebuild the index from the packs
+    Index,
+}
+
+/// `mover config`
+#[derive(Args, Debug)]
+pub struct ConfigArgs {
+    /// What to do with it
+    #[command(subcommand)]
+    pub what: ConfigCommand,
+}
+
+/// What can be done with the settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting with its value and where it comes from
+    Show,
+}
+
+impl Cli {
+    /// The settings that flags give, the highest layer.
+    pub fn settings(&self) -> Settings {
+        let mut settings = Settings {
+            repo: self.global.repo.clone(),
+            password_file: self.global.password_file.clone(),
+            key_file: self.global.key_file.clone(),
+            memory: self.global.memory,
+            shards: self.global.shards,
+            progress_interval: self.global.progress_interval,
+            ..Settings::default()
+        };
+        match &self.command {
+            Command::Backup(args) => settings.backup = args.settings(),
+            Command::Restore(args) => {
+                settings.restore = RestoreSettings { overwrite: args.overwrite, verify: args.verify.then_some(true) };
+            }
+            _ => {}
+        }
+        settings
+    }
+}
+
+impl BackupArgs {
+    fn settings(&self) -> BackupSettings {
+        let list = |values: &[String]| (!values.is_empty()).then(|| values.to_vec());
+        BackupSettings {
+            set: self.set.clone(),
+            tags: list(&self.tags),
+            exclude: list(&self.exclude),
+            include: list(&self.include),
+            exclude_file: (!self.exclude_file.is_empty()).then(|| self.exclude_file.clone()),
+            exclude_caches: self.exclude_caches.then_some(true),
+            exclude_if_present: list(&self.exclude_if_present),
+            one_file_system: self.one_file_system.then_some(true),
+            min_size: self.min_size,
+            max_size: self.max_size,
+            reread: self.reread,
+            level: self.level,
+            level_min: self.level_min,
+            level_max: self.level_max,
+            verify_before_upload: self.verify_before_upload,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

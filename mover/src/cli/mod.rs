@@ -1,0 +1,95 @@
+//! The command line: one file a command, and what they share.
+//!
+//! `run` parses, resolves, runs and gives the exit code; a panic of a command is an error like any
+//! other. Must never print a secret, nor let a name of any bytes reach a terminal unescaped.
+
+pub mod args;
+mod compare;
+mod config_show;
+mod doctor;
+pub mod error;
+pub mod exit;
+mod interrupt;
+mod output;
+mod point;
+pub mod process;
+mod progress_view;
+mod secret;
+mod table;
+mod text;
+pub mod units;
+
+use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::config::{self, Resolved};
+use args::{Cli, Command, ConfigCommand};
+use error::{CliError, Result};
+use exit::Exit;
+use output::Output;
+
+/// What every command gets: where to write, and the settings in force.
+pub struct Session {
+    /// Results, notes, errors.
+    pub output: Arc<Output>,
+    /// The settings.
+    pub resolved: Resolved,
+}
+
+/// Runs the command that `arguments` name, and reports its error.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    start_logging();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error, &arguments),
+    };
+    let output = Arc::new(Output::new(cli.global.json, cli.global.quiet));
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &output)));
+    let result = outcome.unwrap_or(Ok(Exit::Failed)).and_then(|exit| output.flush().map(|()| exit));
+    result.unwrap_or_else(|error| {
+        output.error(&error);
+        let _ = output.flush();
+        error.exit
+    })
+}
+
+fn report_usage(error: &clap::Error, arguments: &[OsString]) -> Exit {
+    let _ = error.print();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return Exit::Done;
+    }
+    if arguments.iter().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let fields = serde_json::json!({ "message": message, "help": "see --help", "exit_code": Exit::Usage.code() });
+        let _ = Output::new(true, false).object("error", fields);
+    }
+    Exit::Usage
+}
+
+/// Log lines go to standard error, and only if `RUST_LOG` asks for them.
+fn start_logging() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
+}
+
+fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
+    let variable = |name: &str| std::env::var_os(name);
+    let file = config::config_file(cli.global.config.as_deref(), variable);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let resolved = config::load(cli.settings(), file, variable)?.resolve(u32::try_from(cores).unwrap_or(1))?;
+    let session = Session { output: Arc::clone(output), resolved };
+    match &cli.command {
+        Command::Doctor => doctor::run(&session),
+        Command::Config(args) => match args.what {
+            ConfigCommand::Show => config_show::run(&session),
+        },
+        _ => Err(CliError::failed("this command is not wired yet", "wait for the next build")),
+    }
+}

@@ -1,0 +1,123 @@
+//! Where results go: text or JSON lines on standard output, notes and errors on standard error.
+//!
+//! With `--json` standard output carries one object a line and nothing else; the last one is the
+//! summary, or the error. `--quiet` drops notes and summaries, never results or errors.
+
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
+use std::sync::Mutex;
+
+use serde_json::{Map, Value, json};
+
+use super::error::{CliError, Result};
+use super::exit::Exit;
+use super::text::escape;
+
+/// The two streams of one command.
+pub struct Output {
+    /// Whether results are JSON lines.
+    pub json: bool,
+    /// Whether notes, progress and summaries are left out.
+    pub quiet: bool,
+    terminal: bool,
+    stdout: Mutex<BufWriter<Stdout>>,
+}
+
+impl Output {
+    /// An output in the chosen form.
+    pub fn new(json: bool, quiet: bool) -> Output {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        Output { json, quiet, terminal, stdout: Mutex::new(BufWriter::with_capacity(64 << 10, stdout)) }
+    }
+
+    fn write(&self, parts: &[&[u8]], flush: bool) -> Result<()> {
+        let mut stdout = self.stdout.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let written = parts.iter().try_for_each(|part| stdout.write_all(part));
+        let finished = written.and_then(|()| if flush || self.terminal { stdout.flush() } else { Ok(()) });
+        finished.map_err(|error| match error.kind() {
+            // the reader has what it wanted (`mover ls … | head`)
+            ErrorKind::BrokenPipe => CliError { exit: Exit::Done, message: String::new(), help: None },
+            _ => CliError::system("write to", "standard output", error),
+        })
+    }
+
+    /// One line of a result.
+    pub fn line(&self, text: &str) -> Result<()> {
+        self.write(&[text.as_bytes(), b"\n"], false)
+    }
+
+    /// One line that ends in a name of any bytes: escaped on a terminal, raw elsewhere.
+    pub fn line_with_name(&self, text: &str, name: &[u8], rest: &str) -> Result<()> {
+        self.write(&[text.as_bytes(), &self.name(name), rest.as_bytes(), b"\n"], false)
+    }
+
+    /// A name as this output shows it.
+    pub fn name(&self, name: &[u8]) -> Vec<u8> {
+        if self.terminal { escape(name).into_bytes() } else { name.to_vec() }
+    }
+
+    /// Bytes of a file (`dump`).
+    pub fn raw(&self, bytes: &[u8]) -> Result<()> {
+        self.write(&[bytes], false)
+    }
+
+    /// One JSON object as a line, at once. Does nothing without `--json`.
+    pub fn object(&self, kind: &str, value: Value) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let mut object = Map::new();
+        object.insert("type".to_owned(), kind.into());
+        if let Value::Object(fields) = value {
+            object.extend(fields);
+        }
+        self.write(&[Value::Object(object).to_string().as_bytes(), b"\n"], true)
+    }
+
+    /// Text of a summary for a person: not with `--json` or `--quiet`.
+    pub fn say(&self, text: &str) -> Result<()> {
+        if self.json || self.quiet {
+            return Ok(());
+        }
+        self.line(text)
+    }
+
+    /// Something worth knowing that is no result.
+    pub fn note(&self, text: &str) {
+        if self.json {
+            let _ = self.object("note", json!({ "message": text }));
+        } else if !self.quiet {
+            eprintln!("note: {text}");
+        }
+    }
+
+    /// An exception that the exit code counts: shown in every mode.
+    pub fn problem(&self, path: &[u8], cause: &str) {
+        if self.json {
+            let mut object = Map::new();
+            super::text::json_path(&mut object, path);
+            object.insert("cause".to_owned(), cause.into());
+            let _ = self.object("problem", Value::Object(object));
+        } else {
+            eprintln!("mover: {}: {cause}", escape(path));
+        }
+    }
+
+    /// The error that ends the command.
+    pub fn error(&self, error: &CliError) {
+        if error.message.is_empty() {
+            return;
+        }
+        eprintln!("mover: {}", error.message);
+        if let Some(help) = &error.help {
+            eprintln!("help: {help}");
+        }
+        let fields = json!({ "message": error.message, "help": error.help, "exit_code": error.exit.code() });
+        let _ = self.object("error", fields);
+    }
+
+    /// Hands everything to the system.
+    pub fn flush(&self) -> Result<()> {
+        self.write(&[], true)
+    }
+}

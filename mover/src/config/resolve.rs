@@ -1,0 +1,413 @@
+//! Merging the layers, remembering for each setting which layer won.
+//!
+//! A layer is turned into a TOML table; the merged table is read back into the same structure. So a
+//! new setting needs one field and no merge code.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::{BackupSettings, RestoreSettings, Settings};
+use crate::cli::args::{Overwrite, VerifyBeforeUpload};
+use crate::cli::error::{CliError, Result};
+use crate::cli::units::{OneIn, Period, Size};
+
+/// Smallest memory budget.
+const MEMORY_BYTES_MIN: u64 = 128 << 20;
+/// Part of the default budget that does not depend on the shards.
+const MEMORY_BYTES_BASE: u64 = 128 << 20;
+/// Part of the default budget that each shard adds.
+const MEMORY_BYTES_PER_SHARD: u64 = 16 << 20;
+/// Budget that a shard needs; fewer shards are used until each has it.
+const SHARD_BYTES: u64 = 32 << 20;
+/// Largest config file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where a setting comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag on the command line.
+    Flag,
+    /// A variable of the environment.
+    Environment,
+    /// The config file.
+    File(PathBuf),
+    /// Built in.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag => f.write_str("flag"),
+            Origin::Environment => f.write_str("environment"),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// What opens the repository. Decided by the highest layer that names one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// `MOVER_PASSWORD`.
+    EnvironmentPassword,
+    /// The first line of a file.
+    PasswordFile(PathBuf),
+    /// A key file.
+    KeyFile(PathBuf),
+    /// Ask on the terminal.
+    Prompt,
+}
+
+/// The settings of each place, before merging.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// From flags.
+    pub flags: Settings,
+    /// From the environment.
+    pub environment: Settings,
+    /// Whether `MOVER_PASSWORD` is set; its value never comes here.
+    pub environment_password: bool,
+    /// From the config file, if there is one.
+    pub file: Option<(PathBuf, Settings)>,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Every setting; those with a default are always there.
+    pub settings: Settings,
+    /// What opens the repository.
+    pub credential: CredentialSource,
+    /// Memory budget in bytes.
+    pub memory_bytes: u64,
+    /// Shards in use: lowered until each has its share of the budget.
+    pub shards: usize,
+    /// Dotted key, value, origin; sorted by key.
+    pub listing: Vec<(String, String, Origin)>,
+}
+
+/// The config file to read: the one that was asked for, or the first that exists of
+/// `$XDG_CONFIG_HOME/mover/mover.toml` (or `~/.config/…`) and `/etc/mover/mover.toml`.
+pub fn config_file(asked_for: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if let Some(path) = asked_for {
+        return Some(path.to_owned());
+    }
+    let home_config = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let places = home_config.into_iter().chain([PathBuf::from("/etc")]);
+    places.map(|place| place.join("mover/mover.toml")).find(|path| path.exists())
+}
+
+/// Reads the environment and the config file.
+///
+/// # Errors
+/// An unreadable file, an unknown key, a value of the wrong form (all exit 2).
+pub fn load(flags: Settings, file: Option<PathBuf>, variable: impl Fn(&str) -> Option<OsString>) -> Result<Layers> {
+    // an empty variable is how shells and unit files say "not set"
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let repo = match set("MOVER_REPO").map(OsString::into_string) {
+        Some(Ok(repo)) => Some(repo),
+        Some(Err(_)) => return Err(CliError::usage("MOVER_REPO is not UTF-8 text", "give the repository with -r")),
+        None => None,
+    };
+    let environment = Settings {
+        repo,
+        password_file: set("MOVER_PASSWORD_FILE").map(PathBuf::from),
+        key_file: set("MOVER_KEY_FILE").map(PathBuf::from),
+        ..Settings::default()
+    };
+    let file = match file {
+        Some(path) => Some((path.clone(), read_file(&path)?)),
+        None => None,
+    };
+    Ok(Layers { flags, environment, environment_password: set("MOVER_PASSWORD").is_some(), file })
+}
+
+fn read_file(path: &Path) -> Result<Settings> {
+    let unreadable = |cause: &dyn fmt::Display| {
+        CliError::usage(
+            format!("cannot read config file {}: {cause}", path.display()),
+            "check --config, or remove the file to use the defaults",
+        )
+    };
+    let bytes = std::fs::metadata(path).map_err(|error| unreadable(&error))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(unreadable(&"it is larger than 1MiB"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        CliError::usage(
+            format!("config file {} line {line}: {}", path.display(), error.message().replace('\n', " ")),
+            "config/mover.toml in the source tree shows every key with its meaning",
+        )
+    })
+}
+
+fn defaults(shards: u32) -> Settings {
+    Settings {
+        memory: Some(Size(MEMORY_BYTES_BASE + u64::from(shards) * MEMORY_BYTES_PER_SHARD)),
+        shards: Some(shards),
+        progress_interval: Some(Period(Duration::from_secs(5))),
+        backup: BackupSettings {
+            exclude_caches: Some(false),
+            one_file_system: Some(false),
+            level_min: Some(1),
+            level_max: Some(3),
+            verify_before_upload: Some(VerifyBeforeUpload::Sample),
+            ..BackupSettings::default()
+        },
+        restore: RestoreSettings { overwrite: Some(Overwrite::Always), verify: Some(false) },
+        ..Settings::default()
+    }
+}
+
+impl Layers {
+    /// Merges the layers; `cores` is how many this process may use.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or are out of bounds (exit 2).
+    pub fn resolve(&self, cores: u32) -> Result<Resolved> {
+        let named_shards = self.flags.shards.or(self.file.as_ref().and_then(|(_, settings)| settings.shards));
+        let base = defaults(named_shards.unwrap_or(cores));
+        let mut layers = vec![(Origin::Default, &base)];
+        if let Some((path, settings)) = &self.file {
+            layers.push((Origin::File(path.clone()), settings));
+        }
+        layers.push((Origin::Environment, &self.environment));
+        layers.push((Origin::Flag, &self.flags));
+
+        let mut merged = Table::new();
+        let mut origins = BTreeMap::new();
+        for (origin, settings) in layers {
+            let table =
+                Table::try_from(settings).map_err(|error| CliError::failed(error.to_string(), "report this"))?;
+            merge(&mut merged, table, "", &origin, &mut origins);
+        }
+        let settings: Settings = merged
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| CliError::usage(error.message(), "see --help"))?;
+        let credential = self.credential()?;
+        let (memory_bytes, shards) = resources(&settings)?;
+        check_levels(&settings.backup)?;
+        let mut listing = listing(&merged, &origins);
+        let credential_origin = self.credential_origin();
+        // a password file of a lower layer is not in force when a higher one names another credential
+        listing.retain(|(key, _, origin)| {
+            !matches!(key.as_str(), "password-file" | "key-file") || Some(origin) == credential_origin.as_ref()
+        });
+        Ok(Resolved { settings, credential, memory_bytes, shards, listing })
+    }
+
+    fn credential_origin(&self) -> Option<Origin> {
+        let names = |settings: &Settings| settings.password_file.is_some() || settings.key_file.is_some();
+        if names(&self.flags) {
+            Some(Origin::Flag)
+        } else if self.environment_password || names(&self.environment) {
+            Some(Origin::Environment)
+        } else {
+            self.file.as_ref().filter(|(_, settings)| names(settings)).map(|(path, _)| Origin::File(path.clone()))
+        }
+    }
+
+    fn credential(&self) -> Result<CredentialSource> {
+        let one_of = |settings: &Settings, password: bool, place: &str| {
+            let mut sources = Vec::new();
+            sources.extend(password.then_some(CredentialSource::EnvironmentPassword));
+            sources.extend(settings.password_file.clone().map(CredentialSource::PasswordFile));
+            sources.extend(settings.key_file.clone().map(CredentialSource::KeyFile));
+            if sources.len() > 1 {
+                let help = "keep one of password, password file and key file";
+                return Err(CliError::usage(format!("{place} names more than one credential"), help));
+            }
+            Ok(sources.pop())
+        };
+        if let Some(source) = one_of(&self.flags, false, "the command line")? {
+            return Ok(source);
+        }
+        if let Some(source) = one_of(&self.environment, self.environment_password, "the environment")? {
+            return Ok(source);
+        }
+        if let Some((path, settings)) = &self.file
+            && let Some(source) = one_of(settings, false, &path.display().to_string())?
+        {
+            return Ok(source);
+        }
+        Ok(CredentialSource::Prompt)
+    }
+}
+
+fn resources(settings: &Settings) -> Result<(u64, usize)> {
+    let memory = settings.memory.unwrap_or(Size(MEMORY_BYTES_MIN));
+    if memory.0 < MEMORY_BYTES_MIN {
+        let message = format!("a memory budget of {memory} is too small");
+        return Err(CliError::usage(message, format!("the smallest is {}", Size(MEMORY_BYTES_MIN))));
+    }
+    let wanted = settings.shards.unwrap_or(1);
+    if wanted == 0 || wanted > 1024 {
+        return Err(CliError::usage(format!("{wanted} shards cannot be used"), "give a number from 1 to 1024"));
+    }
+    let affordable = usize::try_from(memory.0 / SHARD_BYTES).unwrap_or(usize::MAX);
+    Ok((memory.0, (wanted as usize).min(affordable)))
+}
+
+fn check_levels(backup: &BackupSettings) -> Result<()> {
+    for level in [backup.level, backup.level_min, backup.level_max].into_iter().flatten() {
+        if !(1..=19).contains(&level) {
+            return Err(CliError::usage(format!("zstd level {level} is out of bounds"), "levels go from 1 to 19"));
+        }
+    }
+    if let (Some(lowest), Some(highest)) = (backup.level_min, backup.level_max)
+        && lowest > highest
+    {
+        let message = format!("level-min {lowest} is above level-max {highest}");
+        return Err(CliError::usage(message, "give both bounds, or a fixed --level"));
+    }
+    if let Some(OneIn(0)) = backup.reread {
+        return Err(CliError::usage("a share of 1/0 is none", "give for example 1/100"));
+    }
+    Ok(())
+}
+
+fn merge(into: &mut Table, layer: Table, prefix: &str, origin: &Origin, origins: &mut BTreeMap<String, Origin>) {
+    for (key, value) in layer {
+        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        if let Value::Table(inner) = value {
+            let slot = into.entry(key).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(existing) = slot {
+                merge(existing, inner, &dotted, origin, origins);
+            }
+            continue;
+        }
+        origins.insert(dotted, origin.clone());
+        into.insert(key, value);
+    }
+}
+
+fn listing(merged: &Table, origins: &BTreeMap<String, Origin>) -> Vec<(String, String, Origin)> {
+    let value_of = |dotted: &str| {
+        let mut place = Some(merged);
+        let mut value = None;
+        for key in dotted.split('.') {
+            value = place.and_then(|table| table.get(key));
+            place = value.and_then(Value::as_table);
+        }
+        value.map(ToString::to_string).unwrap_or_default()
+    };
+    origins.iter().map(|(dotted, origin)| (dotted.clone(), value_of(dotted), origin.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(file: &str, flags: Settings, environment: &[(&str, &str)]) -> Result<Layers> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mover.toml");
+        std::fs::write(&path, file).unwrap();
+        let variables: BTreeMap<String, OsString> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
+        load(flags, Some(path), |name| variables.get(name).cloned())
+    }
+
+    fn origin_of<'a>(resolved: &'a Resolved, key: &str) -> Option<&'a Origin> {
+        resolved.listing.iter().find(|(name, ..)| name == key).map(|(_, _, origin)| origin)
+    }
+
+    #[test]
+    fn flags_beat_environment_beats_file_beats_default() {
+        let file = "repo = '/file'\nmemory = '256MiB'\nshards = 3\n[backup]\nlevel-max = 9\nexclude = ['*.o']\n";
+        let only_file = layers(file, Settings::default(), &[]).unwrap().resolve(2).unwrap();
+        assert_eq!(only_file.settings.repo.as_deref(), Some("/file"));
+        assert_eq!((only_file.memory_bytes, only_file.shards), (256 << 20, 3));
+        assert_eq!(only_file.settings.backup.level_max, Some(9));
+        assert_eq!(only_file.settings.backup.level_min, Some(1), "the default stays beside a key of the same table");
+        assert_eq!(origin_of(&only_file, "backup.level-min"), Some(&Origin::Default));
+        assert!(matches!(origin_of(&only_file, "backup.exclude"), Some(Origin::File(_))));
+
+        let environment = [("MOVER_REPO", "/environment")];
+        let with_environment = layers(file, Settings::default(), &environment).unwrap().resolve(2).unwrap();
+        assert_eq!(with_environment.settings.repo.as_deref(), Some("/environment"));
+        assert_eq!(origin_of(&with_environment, "repo"), Some(&Origin::Environment));
+
+        let flags = Settings { repo: Some("/flag".to_owned()), shards: Some(1), ..Settings::default() };
+        let with_flags = layers(file, flags, &environment).unwrap().resolve(2).unwrap();
+        assert_eq!(with_flags.settings.repo.as_deref(), Some("/flag"));
+        assert_eq!(with_flags.shards, 1);
+        assert_eq!(origin_of(&with_flags, "repo"), Some(&Origin::Flag));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        for file in
+            ["repo = '/a'\nrepository = '/b'\n", "[backup]\nexcludes = []\n", "[[fileset]]\npath = '/a'\nsort = 1\n"]
+        {
+            let error = layers(file, Settings::default(), &[]).unwrap_err();
+            assert_eq!(error.exit, crate::cli::exit::Exit::Usage);
+            assert!(error.message.contains("line") && error.message.contains("unknown field"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn the_default_budget_grows_with_the_shards_and_a_small_one_lowers_them() {
+        let resolved = layers("", Settings::default(), &[]).unwrap().resolve(4).unwrap();
+        assert_eq!((resolved.memory_bytes, resolved.shards), ((128 + 4 * 16) << 20, 4));
+        let many = layers("memory = '128MiB'\nshards = 64\n", Settings::default(), &[]).unwrap().resolve(2).unwrap();
+        assert_eq!(many.shards, 4);
+        for bad in ["memory = '127MiB'", "shards = 0", "[backup]\nlevel = 40", "[backup]\nlevel-min = 5"] {
+            assert!(layers(bad, Settings::default(), &[]).unwrap().resolve(2).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn one_credential_is_in_force_and_two_in_one_place_are_refused() {
+        let file = "password-file = '/p'\n";
+        let credential = |file: &str, environment: &[(&str, &str)]| {
+            layers(file, Settings::default(), environment).unwrap().resolve(1).map(|resolved| resolved.credential)
+        };
+        assert_eq!(credential("", &[]).unwrap(), CredentialSource::Prompt);
+        assert_eq!(credential(file, &[]).unwrap(), CredentialSource::PasswordFile("/p".into()));
+        assert_eq!(credential(file, &[("MOVER_PASSWORD", "")]).unwrap(), CredentialSource::PasswordFile("/p".into()));
+        assert_eq!(credential(file, &[("MOVER_PASSWORD", "x")]).unwrap(), CredentialSource::EnvironmentPassword);
+        assert_eq!(credential(file, &[("MOVER_KEY_FILE", "/k")]).unwrap(), CredentialSource::KeyFile("/k".into()));
+        assert!(credential("", &[("MOVER_PASSWORD", "x"), ("MOVER_KEY_FILE", "/k")]).is_err());
+        assert!(credential("password-file = '/p'\nkey-file = '/k'\n", &[]).is_err());
+        let shadowed = layers(file, Settings::default(), &[("MOVER_PASSWORD", "x")]).unwrap().resolve(1).unwrap();
+        assert_eq!(origin_of(&shadowed, "password-file"), None);
+    }
+
+    #[test]
+    fn the_usual_places_are_searched_in_order() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(home.path().join(".config/mover")).unwrap();
+        let file = home.path().join(".config/mover/mover.toml");
+        std::fs::write(&file, "").unwrap();
+        let variable = |name: &str| (name == "HOME").then(|| home.path().into());
+        assert_eq!(config_file(None, variable), Some(file));
+        assert_eq!(config_file(Some(Path::new("/x")), variable), Some("/x".into()));
+    }
+
+    #[test]
+    fn the_commented_example_is_accepted() {
+        let example = include_str!("../../../config/mover.toml");
+        let resolved = layers(example, Settings::default(), &[]).unwrap().resolve(2).unwrap();
+        assert!(resolved.settings.repo.is_some());
+        let uncommented: String = example
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .filter(|line| !line.starts_with("key-file"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let all = layers(&uncommented, Settings::default(), &[]).unwrap().resolve(2).unwrap();
+        assert!(all.settings.fileset.len() > 1);
+    }
+}
