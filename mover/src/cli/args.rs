@@ -1,9 +1,10 @@
 //! The typed low-level arguments: what was typed, nothing more. `config::resolve` turns them, the
 //! environment and the file into settings; commands read settings, not flags, wherever both exist.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::units::{DataShare, OneIn, Period, Size};
@@ -132,7 +133,7 @@ pub struct BackupArgs {
     /// Leave out what matches, with the meaning of .gitignore (may be repeated)
     #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]
     pub exclude: Vec<String>,
-    /// Take in what matches although something else excludes it (may be repeated)
+    /// Keep what matches although an earlier rule leaves it out; the last match decides
     #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]
     pub include: Vec<String>,
     /// Read exclude patterns from a file (may be repeated)
@@ -151,8 +152,11 @@ pub struct BackupArgs {
     #[arg(long, value_name = "SIZE", help_heading = "What to leave out")]
     pub min_size: Option<Size>,
     /// Leave out files larger than this
-    #[arg(long, value_name = "SIZE", help_heading = "What to leave out")]
+    #[arg(long, value_name = "SIZE", visible_alias = "exclude-larger-than", help_heading = "What to leave out")]
     pub max_size: Option<Size>,
+    /// `exclude` and `include` in the order of the command line, an include with `!` before it
+    #[arg(skip)]
+    pub rules: Vec<String>,
     /// List everything that was left out
     #[arg(long, help_heading = "What to leave out")]
     pub list_excluded: bool,
@@ -322,6 +326,19 @@ pub enum ConfigCommand {
 }
 
 impl Cli {
+    /// Parses a command line.
+    ///
+    /// # Errors
+    /// Wrong usage; also the wish to see the help or the version.
+    pub fn parse_ordered(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+        let matches = Cli::command().try_get_matches_from(arguments)?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if let (Command::Backup(args), Some(("backup", matches))) = (&mut cli.command, matches.subcommand()) {
+            args.rules = ordered_rules(matches);
+        }
+        Ok(cli)
+    }
+
     /// The settings that flags give, the highest layer.
     pub fn settings(&self) -> Settings {
         let mut settings = Settings {
@@ -344,14 +361,27 @@ impl Cli {
     }
 }
 
+/// Exclude and include patterns as they were typed: the last one that matches decides.
+fn ordered_rules(matches: &ArgMatches) -> Vec<String> {
+    let with_places = |name: &str, mark: &str| -> Vec<(usize, String)> {
+        let places = matches.indices_of(name).into_iter().flatten();
+        let patterns = matches.get_many::<String>(name).into_iter().flatten();
+        places.zip(patterns.map(|pattern| format!("{mark}{pattern}"))).collect()
+    };
+    let mut rules = with_places("exclude", "");
+    rules.extend(with_places("include", "!"));
+    rules.sort();
+    rules.into_iter().map(|(_, rule)| rule).collect()
+}
+
 impl BackupArgs {
     fn settings(&self) -> BackupSettings {
         let list = |values: &[String]| (!values.is_empty()).then(|| values.to_vec());
         BackupSettings {
             set: self.set.clone(),
             tags: list(&self.tags),
-            exclude: list(&self.exclude),
-            include: list(&self.include),
+            exclude: list(&self.rules),
+            include: None,
             exclude_file: (!self.exclude_file.is_empty()).then(|| self.exclude_file.clone()),
             exclude_caches: self.exclude_caches.then_some(true),
             exclude_if_present: list(&self.exclude_if_present),
@@ -369,12 +399,25 @@ impl BackupArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Cli;
+    use super::*;
 
     #[test]
     fn the_grammar_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rules_keep_the_order_of_the_command_line() {
+        let typed = ["mover", "backup", "--exclude", "*.log", "--include", "keep.log", "/a", "--exclude=/b"];
+        let cli = Cli::parse_ordered(&typed.map(OsString::from)).unwrap();
+        assert_eq!(cli.settings().backup.exclude.unwrap(), ["*.log", "!keep.log", "/b"]);
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        for typed in [["mover", "-r", "/x", "points"], ["mover", "points", "-r", "/x"]] {
+            let cli = Cli::parse_ordered(&typed.map(OsString::from)).unwrap();
+            assert_eq!(cli.settings().repo.as_deref(), Some("/x"));
+        }
     }
 }

@@ -173,7 +173,7 @@ fn open_files() -> Check {
 }
 
 fn cores(session: &Session) -> Check {
-    let available = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let available = mover_actors::runtime::cores_available().len();
     let shards = session.resolved.shards;
     let status = if shards > available { Status::Warn } else { Status::Ok };
     let detail = format!("{available} available, {shards} shards in use");

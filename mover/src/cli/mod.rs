@@ -23,7 +23,6 @@ use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::config::{self, Resolved};
@@ -44,7 +43,7 @@ pub struct Session {
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     start_logging();
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match Cli::parse_ordered(&arguments) {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error, &arguments),
     };
@@ -82,8 +81,8 @@ fn start_logging() {
 fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
     let variable = |name: &str| std::env::var_os(name);
     let file = config::config_file(cli.global.config.as_deref(), variable);
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let resolved = config::load(cli.settings(), file, variable)?.resolve(u32::try_from(cores).unwrap_or(1))?;
+    let cores = mover_actors::runtime::cores_available().len();
+    let resolved = config::load(cli.settings(), file, variable)?.resolve(cores)?;
     let session = Session { output: Arc::clone(output), resolved };
     match &cli.command {
         Command::Doctor => doctor::run(&session),

@@ -1,7 +1,7 @@
 //! One settings structure for flags, environment, file and defaults, and which of them wins.
 //!
 //! Precedence: flags > environment > file > default. A list given in a higher place replaces the
-//! lower one. Secrets are no settings: they are read by `cli::secret` and never printed; only the
+//! lower one, but for the rules of what to leave out: these add up, and the last match decides. Secrets are no settings: they are read by `cli::secret` and never printed; only the
 //! *paths* of password and key files pass through here.
 
 mod resolve;
@@ -60,7 +60,7 @@ pub struct BackupSettings {
     /// Patterns to leave out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exclude: Option<Vec<String>>,
-    /// Patterns to take in all the same.
+    /// Patterns to take in all the same; after reading they are in `exclude`, with `!` before them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub include: Option<Vec<String>>,
     /// Files of patterns to leave out.

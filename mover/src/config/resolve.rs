@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mover_actors::runtime::shards::{MEMORY_BYTES_MIN, SHARDS_MAX, memory_bytes_default, shards_for};
 use toml::{Table, Value};
 
 use super::{BackupSettings, RestoreSettings, Settings};
@@ -16,14 +17,6 @@ use crate::cli::args::{Overwrite, VerifyBeforeUpload};
 use crate::cli::error::{CliError, Result};
 use crate::cli::units::{OneIn, Period, Size};
 
-/// Smallest memory budget.
-const MEMORY_BYTES_MIN: u64 = 128 << 20;
-/// Part of the default budget that does not depend on the shards.
-const MEMORY_BYTES_BASE: u64 = 128 << 20;
-/// Part of the default budget that each shard adds.
-const MEMORY_BYTES_PER_SHARD: u64 = 16 << 20;
-/// Budget that a shard needs; fewer shards are used until each has it.
-const SHARD_BYTES: u64 = 32 << 20;
 /// Largest config file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -143,18 +136,24 @@ fn read_file(path: &Path) -> Result<Settings> {
         return Err(unreadable(&"it is larger than 1MiB"));
     }
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
-    toml::from_str(&text).map_err(|error| {
+    let mut settings: Settings = toml::from_str(&text).map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         CliError::usage(
             format!("config file {} line {line}: {}", path.display(), error.message().replace('\n', " ")),
             "config/mover.toml in the source tree shows every key with its meaning",
         )
-    })
+    })?;
+    // one list of rules, in which the last match decides, whatever place the rules come from
+    if let Some(includes) = settings.backup.include.take() {
+        let rules = settings.backup.exclude.get_or_insert_default();
+        rules.extend(includes.into_iter().map(|pattern| format!("!{pattern}")));
+    }
+    Ok(settings)
 }
 
 fn defaults(shards: u32) -> Settings {
     Settings {
-        memory: Some(Size(MEMORY_BYTES_BASE + u64::from(shards) * MEMORY_BYTES_PER_SHARD)),
+        memory: Some(Size(memory_bytes_default(shards as usize))),
         shards: Some(shards),
         progress_interval: Some(Period(Duration::from_secs(5))),
         backup: BackupSettings {
@@ -175,9 +174,9 @@ impl Layers {
     ///
     /// # Errors
     /// Settings that contradict each other or are out of bounds (exit 2).
-    pub fn resolve(&self, cores: u32) -> Result<Resolved> {
+    pub fn resolve(&self, cores: usize) -> Result<Resolved> {
         let named_shards = self.flags.shards.or(self.file.as_ref().and_then(|(_, settings)| settings.shards));
-        let base = defaults(named_shards.unwrap_or(cores));
+        let base = defaults(named_shards.unwrap_or(u32::try_from(cores).unwrap_or(1)).clamp(1, SHARDS_MAX as u32));
         let mut layers = vec![(Origin::Default, &base)];
         if let Some((path, settings)) = &self.file {
             layers.push((Origin::File(path.clone()), settings));
@@ -252,12 +251,12 @@ fn resources(settings: &Settings) -> Result<(u64, usize)> {
         let message = format!("a memory budget of {memory} is too small");
         return Err(CliError::usage(message, format!("the smallest is {}", Size(MEMORY_BYTES_MIN))));
     }
-    let wanted = settings.shards.unwrap_or(1);
-    if wanted == 0 || wanted > 1024 {
-        return Err(CliError::usage(format!("{wanted} shards cannot be used"), "give a number from 1 to 1024"));
+    let wanted = settings.shards.unwrap_or(1) as usize;
+    if wanted == 0 || wanted > SHARDS_MAX {
+        let help = format!("give a number from 1 to {SHARDS_MAX}");
+        return Err(CliError::usage(format!("{wanted} shards cannot be used"), help));
     }
-    let affordable = usize::try_from(memory.0 / SHARD_BYTES).unwrap_or(usize::MAX);
-    Ok((memory.0, (wanted as usize).min(affordable)))
+    Ok((memory.0, shards_for(memory.0, wanted)))
 }
 
 fn check_levels(backup: &BackupSettings) -> Result<()> {
@@ -278,6 +277,9 @@ fn check_levels(backup: &BackupSettings) -> Result<()> {
     Ok(())
 }
 
+/// Lists of rules: a higher place adds to them, and its rules come last and decide.
+const ADDED_LISTS: [&str; 2] = ["backup.exclude", "backup.exclude-file"];
+
 fn merge(into: &mut Table, layer: Table, prefix: &str, origin: &Origin, origins: &mut BTreeMap<String, Origin>) {
     for (key, value) in layer {
         let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
@@ -288,6 +290,11 @@ fn merge(into: &mut Table, layer: Table, prefix: &str, origin: &Origin, origins:
             }
             continue;
         }
+        let lower = if ADDED_LISTS.contains(&dotted.as_str()) { into.remove(&key) } else { None };
+        let value = match (lower, value) {
+            (Some(Value::Array(lower)), Value::Array(higher)) => Value::Array([lower, higher].concat()),
+            (_, value) => value,
+        };
         origins.insert(dotted, origin.clone());
         into.insert(key, value);
     }
@@ -344,6 +351,20 @@ mod tests {
         assert_eq!(with_flags.settings.repo.as_deref(), Some("/flag"));
         assert_eq!(with_flags.shards, 1);
         assert_eq!(origin_of(&with_flags, "repo"), Some(&Origin::Flag));
+    }
+
+    #[test]
+    fn rules_add_up_and_those_of_a_higher_place_decide() {
+        let file = "[backup]\ntags = ['a']\nexclude = ['*.log']\ninclude = ['keep.log']\n";
+        let typed = BackupSettings {
+            exclude: Some(vec!["keep.log".to_owned()]),
+            tags: Some(vec!["b".to_owned()]),
+            ..BackupSettings::default()
+        };
+        let flags = Settings { backup: typed, ..Settings::default() };
+        let backup = layers(file, flags, &[]).unwrap().resolve(1).unwrap().settings.backup;
+        assert_eq!(backup.exclude.unwrap(), ["*.log", "!keep.log", "keep.log"]);
+        assert_eq!(backup.tags.unwrap(), ["b"], "other lists are replaced");
     }
 
     #[test]
