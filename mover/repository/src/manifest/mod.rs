@@ -10,6 +10,21 @@
 //! authentic: what a path may look like, that order is strict and that levels fall is checked on
 //! every read. Runs on the caller's thread.
 
+mod builder;
+mod content;
+mod entry;
+mod page;
+mod parent;
+mod path;
+mod reader;
 mod root;
 
+pub use builder::ManifestBuilder;
+pub use content::{ContentBuilder, ContentReader};
+pub use entry::{Content, Entry, Identity, Kind, Metadata, Piece};
+pub use page::Page;
+pub(crate) use page::{Child, InnerPage, ListPage};
+pub use parent::{Parent, ParentMatch};
+pub use path::{check_path, is_within, path_cmp};
+pub use reader::ManifestReader;
 pub use root::ManifestRoot;

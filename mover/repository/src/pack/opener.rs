@@ -1,0 +1,158 @@
+//! Opens frames and tables of contents of packs. FORMAT.md "Packs".
+//!
+//! Whatever bytes a store returns give an error or the plain bytes that were sealed; memory is
+//! bounded by the limits of frame and table. An opener may be shared by threads.
+
+use bytes::Bytes;
+
+use crate::crypto::{FrameOpener, Secrets};
+use crate::error::{RepositoryError, Result};
+use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, TOC_BYTES_MAX};
+use crate::pack::contents::{PackContents, decode_contents};
+use crate::pack::frame::{FRAME_TAG_BYTES, decode_frame, decode_frame_bytes};
+use crate::pack::header::{
+    PACK_HEADER_BYTES, PackClass, PackHeader, PackInfo, TRAILER_BYTES, decode_trailer, parse_pack_name,
+};
+use crate::repository::Repository;
+
+/// Bytes at the end of a pack that are read at once; the table of most packs is within.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// Opens the frames of one pack.
+#[derive(Debug)]
+pub struct PackOpener {
+    name: String,
+    opener: FrameOpener,
+}
+
+impl PackOpener {
+    /// Derives or unwraps the key of a pack.
+    ///
+    /// # Errors
+    /// [`RepositoryError::NoReadKey`] for a data pack without the private read key,
+    /// [`RepositoryError::UnknownGeneration`], [`RepositoryError::Corrupt`].
+    pub fn new(secrets: &Secrets, info: &PackInfo) -> Result<Self> {
+        let name = info.object_name();
+        let header =
+            PackHeader { class: info.class, generation: info.generation, id: info.id, key_block: info.key_block };
+        let key = match info.class {
+            PackClass::Data => secrets.unwrap_pack_key(&info.id, &info.key_block, &name)?,
+            PackClass::Structure => {
+                secrets.structure_key(info.generation, info.class.object_kind(), info.id.as_bytes(), &name)?
+            }
+        };
+        Ok(PackOpener { opener: FrameOpener::new(&key, header.aad(&secrets.repository_id())), name })
+    }
+
+    /// Opens frame `number` and returns its plain bytes, decoded. A `Bytes` or `Vec<u8>` that
+    /// nobody else holds is opened in place.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`].
+    pub fn open_frame(&self, number: u32, sealed: impl Into<Vec<u8>>) -> Result<Vec<u8>> {
+        let plain = self.open(number, sealed.into())?;
+        decode_frame(plain).map_err(|error| self.corrupt(number, error))
+    }
+
+    /// As [`PackOpener::open_frame`], without moving the bytes of a raw frame.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`].
+    pub fn open_frame_bytes(&self, number: u32, sealed: impl Into<Vec<u8>>) -> Result<Bytes> {
+        let plain = self.open(number, sealed.into())?;
+        decode_frame_bytes(plain).map_err(|error| self.corrupt(number, error))
+    }
+
+    fn open(&self, number: u32, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
+        if sealed.len() > FRAME_BYTES_MAX {
+            return Err(self.corrupt(number, "it is longer than a frame may be"));
+        }
+        let plain_bytes =
+            self.opener.open(number, false, &mut sealed).map_err(|error| self.corrupt(number, error))?.len();
+        sealed.truncate(plain_bytes);
+        Ok(sealed)
+    }
+
+    fn corrupt(&self, number: u32, reason: impl ToString) -> RepositoryError {
+        RepositoryError::corrupt(format!("{} frame {number}", self.name), reason)
+    }
+}
+
+/// Reads header, trailer and table of the pack object `name`.
+///
+/// # Errors
+/// [`RepositoryError::MissingObject`], [`RepositoryError::Corrupt`], [`RepositoryError::Storage`].
+pub async fn read_contents(repository: &Repository, name: &str) -> Result<PackContents> {
+    let missing = |error: crate::backend::StorageError| match error.kind {
+        crate::backend::StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name.to_string() },
+        _ => RepositoryError::Storage(error),
+    };
+    let backend = repository.backend();
+    let bytes = backend.size(name).await.map_err(missing)?;
+    check_size(bytes, name)?;
+    let header = backend.get_range(name, 0..PACK_HEADER_BYTES as u64).await.map_err(missing)?;
+    let mut tail = backend.get_range(name, bytes - bytes.min(TAIL_BYTES)..bytes).await.map_err(missing)?;
+    let toc_bytes = toc_length(bytes, &tail, name)?;
+    if toc_bytes + TRAILER_BYTES > tail.len() {
+        tail = backend.get_range(name, bytes - (toc_bytes + TRAILER_BYTES) as u64..bytes).await.map_err(missing)?;
+    }
+    open_contents(repository.secrets(), name, bytes, &header, &tail)
+}
+
+fn check_size(bytes: u64, name: &str) -> Result<()> {
+    let smallest = (PACK_HEADER_BYTES + FRAME_TAG_BYTES + TRAILER_BYTES) as u64;
+    if bytes < smallest || bytes > PACK_BYTES_MAX {
+        return Err(RepositoryError::corrupt(name, format!("{bytes} bytes cannot be a pack")));
+    }
+    Ok(())
+}
+
+fn toc_length(bytes: u64, tail: &[u8], name: &str) -> Result<usize> {
+    let trailer = &tail[tail.len().saturating_sub(TRAILER_BYTES)..];
+    let toc_bytes = decode_trailer(trailer, name)?;
+    let room = bytes - (PACK_HEADER_BYTES + TRAILER_BYTES) as u64;
+    if toc_bytes < FRAME_TAG_BYTES || toc_bytes as u64 > room || toc_bytes > TOC_BYTES_MAX {
+        return Err(RepositoryError::corrupt(name, "its trailer gives an impossible length"));
+    }
+    Ok(toc_bytes)
+}
+
+/// Opens the table of a pack of `bytes` bytes from its first and last bytes, which a caller has
+/// read: `header` at least the header, `tail` at least table and trailer.
+///
+/// # Errors
+/// [`RepositoryError::Corrupt`], [`RepositoryError::UnknownGeneration`],
+/// [`RepositoryError::NewerFormat`].
+pub fn open_contents(secrets: &Secrets, name: &str, bytes: u64, header: &[u8], tail: &[u8]) -> Result<PackContents> {
+    let (writer, id) =
+        parse_pack_name(name).ok_or_else(|| RepositoryError::corrupt(name, "its name is not that of a pack"))?;
+    check_size(bytes, name)?;
+    let header = PackHeader::decode(header, name)?;
+    if header.id != id {
+        return Err(RepositoryError::corrupt(name, "the header names another pack"));
+    }
+    let toc_bytes = toc_length(bytes, tail, name)?;
+    let Some(from) = tail.len().checked_sub(toc_bytes + TRAILER_BYTES) else {
+        return Err(RepositoryError::corrupt(name, "its end was not read"));
+    };
+    let key = secrets.structure_key(header.generation, header.class.object_kind(), id.as_bytes(), name)?;
+    let opener = FrameOpener::new(&key, header.aad(&secrets.repository_id()));
+    let mut sealed = tail[from..from + toc_bytes].to_vec();
+    let plain = opener
+        .open_toc(&mut sealed)
+        .map_err(|error| RepositoryError::corrupt(format!("{name} table of contents"), error))?;
+    let frames_end = bytes - (toc_bytes + TRAILER_BYTES) as u64;
+    let (sealed_writer, frames) = decode_contents(plain, frames_end).map_err(RepositoryError::decoding(name))?;
+    if sealed_writer != writer {
+        return Err(RepositoryError::corrupt(name, "its table names another writer"));
+    }
+    Ok(PackContents {
+        id,
+        writer,
+        class: header.class,
+        generation: header.generation,
+        key_block: header.key_block,
+        bytes,
+        frames,
+    })
+}
