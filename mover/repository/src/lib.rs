@@ -4,16 +4,20 @@
 //! HTTP servers or the command line. `FORMAT.md` specifies every byte written here.
 
 pub mod backend;
+pub mod chunk_reader;
 pub mod codec;
 pub mod config;
 pub mod crypto;
 pub mod error;
 pub mod ids;
+pub mod index;
 pub mod io;
 pub mod keys;
 pub mod limits;
 pub mod log;
+mod lru;
 pub mod manifest;
+pub mod pack;
 pub mod repository;
 
 pub use error::{RepositoryError, Result};

@@ -1,0 +1,187 @@
+//! Reads single chunks: authenticated, hash checked, from any location that is left.
+//!
+//! A bounded cache keeps decoded frames, for small chunks share one and pages are read again; readers
+//! that want the same frame at once wait for the first. Must never return bytes whose keyed hash is
+//! not the id that was asked for. Shared by all threads; decoding runs on the caller's.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::backend::{StorageError, StorageErrorKind};
+use crate::error::{RepositoryError, Result};
+use crate::ids::ChunkId;
+use crate::index::{Index, Location, PackRef};
+use crate::lru::Lru;
+use crate::pack::PackOpener;
+use crate::repository::Repository;
+
+/// Packs whose opened keys are kept; unwrapping one costs a Diffie-Hellman.
+const OPENERS_MAX: usize = 256;
+
+type FrameKey = (PackRef, u32);
+
+/// Reads chunks of one repository through one index.
+pub struct ChunkReader {
+    repository: Repository,
+    index: Arc<Index>,
+    frames: Mutex<Lru<FrameKey, Bytes>>,
+    openers: Mutex<Lru<PackRef, Arc<PackOpener>>>,
+    /// Frames that somebody reads now, and who waits for them.
+    in_flight: Mutex<HashMap<FrameKey, Vec<Waker>>>,
+}
+
+impl ChunkReader {
+    /// A reader that keeps at most `cache_bytes` of decoded frames.
+    pub fn new(repository: &Repository, index: Arc<Index>, cache_bytes: usize) -> ChunkReader {
+        ChunkReader {
+            repository: repository.clone(),
+            index,
+            frames: Mutex::new(Lru::new(cache_bytes)),
+            openers: Mutex::new(Lru::new(OPENERS_MAX)),
+            in_flight: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The index that it reads through.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// The repository that it reads from.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// The plain bytes of a chunk.
+    ///
+    /// # Errors
+    /// [`RepositoryError::MissingObject`] if no location is known, else the error of the first one if
+    /// none gives the right bytes.
+    pub async fn read(&self, id: &ChunkId) -> Result<Bytes> {
+        let locations = self.index.locations(id).await?;
+        let mut first_error = None;
+        for location in locations {
+            match self.read_at(id, &location).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => {
+                    tracing::warn!(chunk = %id, %error, "a copy of a chunk cannot be read");
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(first_error.unwrap_or_else(|| RepositoryError::MissingObject { object: format!("chunk {id}") }))
+    }
+
+    /// The plain bytes of a chunk from one location.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`], [`RepositoryError::Storage`], [`RepositoryError::NoReadKey`].
+    pub async fn read_at(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
+        let frame = self.frame(location).await?;
+        let range = location.chunk_offset as usize..(location.chunk_offset + location.chunk_bytes) as usize;
+        if range.end > frame.len() {
+            return Err(self.corrupt(location, "it is shorter than the index says"));
+        }
+        let bytes = frame.slice(range);
+        if self.repository.secrets().chunk_id(&bytes) != *id {
+            return Err(self.corrupt(location, &format!("chunk {id} has other bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// The opener of a pack, from a small cache.
+    ///
+    /// # Errors
+    /// As [`PackOpener::new`].
+    pub fn opener(&self, pack: PackRef) -> Result<Arc<PackOpener>> {
+        if let Some(opener) = self.openers.lock().get(&pack) {
+            return Ok(opener);
+        }
+        let opener = Arc::new(PackOpener::new(self.repository.secrets(), &self.index.pack(pack))?);
+        self.openers.lock().insert(pack, opener.clone(), 1);
+        Ok(opener)
+    }
+
+    async fn frame(&self, location: &Location) -> Result<Bytes> {
+        let key = (location.pack, location.frame);
+        loop {
+            if let Some(frame) = self.frames.lock().get(&key) {
+                return Ok(frame);
+            }
+            if let Some(flight) = self.take_off(key) {
+                let frame = self.load_frame(location).await;
+                if let Ok(bytes) = &frame {
+                    self.frames.lock().insert(key, bytes.clone(), bytes.len() + 128);
+                }
+                drop(flight);
+                return frame;
+            }
+            self.wait_for(key).await;
+        }
+    }
+
+    async fn load_frame(&self, location: &Location) -> Result<Bytes> {
+        let opener = self.opener(location.pack)?;
+        let name = self.index.pack(location.pack).object_name();
+        let from = u64::from(location.frame_offset);
+        let read = self.repository.backend().get_range(&name, from..from + u64::from(location.frame_bytes));
+        let sealed = read.await.map_err(|error| unreadable(error, &name))?;
+        opener.open_frame_bytes(location.frame, sealed)
+    }
+
+    /// Becomes the one who reads a frame, unless somebody is.
+    fn take_off(&self, key: FrameKey) -> Option<Flight<'_>> {
+        let mut in_flight = self.in_flight.lock();
+        if in_flight.contains_key(&key) {
+            return None;
+        }
+        in_flight.insert(key, Vec::new());
+        Some(Flight { reader: self, key })
+    }
+
+    async fn wait_for(&self, key: FrameKey) {
+        poll_fn(|context| match self.in_flight.lock().get_mut(&key) {
+            None => Poll::Ready(()),
+            Some(waiting) => {
+                if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                    waiting.push(context.waker().clone());
+                }
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    fn corrupt(&self, location: &Location, reason: &str) -> RepositoryError {
+        let name = self.index.pack(location.pack).object_name();
+        RepositoryError::corrupt(format!("{name} frame {}", location.frame), reason)
+    }
+}
+
+/// A pack that is gone is a missing object; all else is the store's error.
+fn unreadable(error: StorageError, name: &str) -> RepositoryError {
+    match error.kind {
+        StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name.to_string() },
+        StorageErrorKind::Short => RepositoryError::corrupt(name, "it is cut short"),
+        _ => RepositoryError::Storage(error),
+    }
+}
+
+/// The right to read one frame. Ends when dropped, also with a cancelled future, and wakes all who
+/// wait: each then finds the frame in the cache or reads it.
+struct Flight<'a> {
+    reader: &'a ChunkReader,
+    key: FrameKey,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let waiting = self.reader.in_flight.lock().remove(&self.key);
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+}

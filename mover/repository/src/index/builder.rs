@@ -1,0 +1,186 @@
+//! Builds index segments, and merges small ones by levels of eight.
+//!
+//! A segment is written once, by create-if-absent; a merged one names those it replaces, and these
+//! stay until prune. Holds 64 bytes a location until [`SegmentBuilder::write`]. Any thread.
+
+use std::collections::BTreeMap;
+
+use crate::backend::Created;
+use crate::crypto::random_array;
+use crate::error::{RepositoryError, Result};
+use crate::ids::ObjectId;
+use crate::index::segment::{ENTRY_BYTES, Segment, SegmentEntry, SegmentParts, encode_segment, segment_name};
+use crate::limits::SEGMENT_BYTES_MAX;
+use crate::pack::{PackContents, PackInfo};
+use crate::repository::Repository;
+
+/// This many segments of one level become one of the next.
+const MERGE_FAN_IN: usize = 8;
+/// Bytes of a location in a segment, its share of filter and directory included.
+const SEGMENT_BYTES_PER_LOCATION: usize = ENTRY_BYTES + 2;
+const SEGMENT_BYTES_PER_PACK: usize = 144;
+
+/// Collects the contents of packs for one segment.
+pub struct SegmentBuilder {
+    repository: Repository,
+    packs: Vec<PackInfo>,
+    entries: Vec<SegmentEntry>,
+    level: u8,
+    replaces: Vec<ObjectId>,
+}
+
+impl SegmentBuilder {
+    /// A segment without packs.
+    pub fn new(repository: &Repository) -> Self {
+        SegmentBuilder {
+            repository: repository.clone(),
+            packs: Vec::new(),
+            entries: Vec::new(),
+            level: 0,
+            replaces: Vec::new(),
+        }
+    }
+
+    /// Names segments whose packs this one holds too; readers then skip them.
+    pub(crate) fn replacing(mut self, level: u8, replaces: Vec<ObjectId>) -> Self {
+        self.level = level;
+        self.replaces = replaces;
+        self
+    }
+
+    /// Adds every chunk of a pack, which must be durable.
+    pub fn add(&mut self, contents: &PackContents) {
+        let pack = self.packs.len() as u32;
+        self.packs.push(contents.info());
+        for frame in &contents.frames {
+            let mut chunk_offset = 0;
+            for (id, bytes) in &frame.chunks {
+                self.entries.push(SegmentEntry {
+                    id: *id,
+                    pack,
+                    frame: frame.number,
+                    frame_offset: frame.offset,
+                    frame_bytes: frame.sealed_bytes,
+                    chunk_offset,
+                    chunk_bytes: *bytes,
+                });
+                chunk_offset += bytes;
+            }
+        }
+    }
+
+    fn add_entries(&mut self, packs: Vec<PackInfo>, keep: impl Fn(&SegmentEntry) -> Option<u32>, entries: &[SegmentEntry]) {
+        self.packs.extend(packs);
+        self.entries.extend(
+            entries.iter().filter_map(|entry| keep(entry).map(|pack| SegmentEntry { pack, ..*entry })),
+        );
+    }
+
+    /// True if nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.packs.is_empty() && self.replaces.is_empty()
+    }
+
+    /// About how long the object will be. Keep it below [`SEGMENT_BYTES_MAX`].
+    pub fn bytes(&self) -> usize {
+        self.entries.len() * SEGMENT_BYTES_PER_LOCATION + self.packs.len() * SEGMENT_BYTES_PER_PACK
+    }
+
+    /// Sorts, seals and writes the segment; it is durable when this resolves. `None` if nothing was
+    /// added.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Storage`].
+    pub async fn write(mut self) -> Result<Option<ObjectId>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        self.entries.sort_unstable();
+        let id = ObjectId(random_array());
+        let parts = SegmentParts {
+            level: self.level,
+            replaces: &self.replaces,
+            packs: &self.packs,
+            entries: &self.entries,
+        };
+        let object = encode_segment(self.repository.secrets(), &id, &parts);
+        drop(std::mem::take(&mut self.entries));
+        let name = segment_name(&id);
+        match self.repository.backend().create(&name, object.clone()).await? {
+            Created::New => Ok(Some(id)),
+            // A lost answer: the id is random, so it can only be this very object.
+            Created::AlreadyExisted => {
+                let stored = self.repository.backend().get(&name, object.len() as u64).await?;
+                if stored == object { Ok(Some(id)) } else { Err(RepositoryError::corrupt(name, "other bytes are there")) }
+            }
+        }
+    }
+}
+
+/// Merges segments by levels of eight, as long as the result stays within `bytes_max` (at most
+/// [`SEGMENT_BYTES_MAX`]), which also bounds the memory taken: about three times that. Writes new
+/// segments, removes none. Returns how many were written.
+///
+/// # Errors
+/// [`RepositoryError::Storage`]. A segment that cannot be read is left alone.
+pub async fn compact(repository: &Repository, bytes_max: usize) -> Result<usize> {
+    let bytes_max = bytes_max.min(SEGMENT_BYTES_MAX);
+    let mut written = 0;
+    loop {
+        let mut live = Vec::new();
+        for object in repository.backend().list("index").await? {
+            if let Ok(segment) =
+                Segment::open(repository.backend(), repository.secrets(), &object.name, object.bytes).await
+            {
+                live.push((segment, object.bytes));
+            }
+        }
+        let replaced: Vec<ObjectId> = live.iter().flat_map(|(segment, _)| segment.replaces.clone()).collect();
+        live.retain(|(segment, _)| !replaced.contains(&segment.id));
+        let mut levels: BTreeMap<u8, Vec<(Segment, u64)>> = BTreeMap::new();
+        live.into_iter().for_each(|found| levels.entry(found.0.level).or_default().push(found));
+        let group = levels.into_iter().find_map(|(level, mut segments)| {
+            segments.sort_by_key(|(_, bytes)| *bytes);
+            segments.truncate(MERGE_FAN_IN);
+            let bytes: u64 = segments.iter().map(|(_, bytes)| *bytes).sum();
+            (segments.len() == MERGE_FAN_IN && bytes <= bytes_max as u64 && level < u8::MAX).then_some((level, segments))
+        });
+        let Some((level, segments)) = group else { return Ok(written) };
+        if !merge(repository, level, segments).await? {
+            return Ok(written);
+        }
+        written += 1;
+    }
+}
+
+async fn merge(repository: &Repository, level: u8, segments: Vec<(Segment, u64)>) -> Result<bool> {
+    let ids = segments.iter().map(|(segment, _)| segment.id).collect();
+    let mut builder = SegmentBuilder::new(repository).replacing(level + 1, ids);
+    let mut known = hashbrown::HashSet::new();
+    for (segment, _) in &segments {
+        let read = async {
+            let packs = segment.read_packs().await?;
+            let mut entries = Vec::with_capacity(segment.entries as usize);
+            segment.for_each(packs.len(), |entry| entries.push(entry)).await?;
+            Ok::<_, RepositoryError>((packs, entries))
+        };
+        let Ok((packs, entries)) = read.await else {
+            tracing::warn!(segment = %segment.name, "a damaged index segment is not merged; run `mover repair index`");
+            return Ok(false);
+        };
+        let mut next = builder.packs.len() as u32;
+        let mut refs = Vec::with_capacity(packs.len());
+        let mut fresh = Vec::new();
+        for pack in packs {
+            let is_new = known.insert(pack.id);
+            refs.push(is_new.then_some(next));
+            if is_new {
+                next += 1;
+                fresh.push(pack);
+            }
+        }
+        builder.add_entries(fresh, |entry| refs[entry.pack as usize], &entries);
+    }
+    builder.write().await?;
+    Ok(true)
+}

@@ -1,0 +1,245 @@
+//! Chunk → pack, frame, offset, length. FORMAT.md "Index".
+//!
+//! Resident while it fits the budget (at most 64 bytes a location), else filters and directories
+//! are resident and blocks come through a bounded cache. Packs of this run are added to a small
+//! overlay. Never authoritative: a segment that cannot be read is reported and skipped, an
+//! uncertain "absent" costs one duplicate upload. Must never name a condemned pack or a hurt frame.
+//! Shared by all threads; reads of the resident part take no lock, others a striped one.
+
+mod blocks;
+mod builder;
+mod filter;
+mod load;
+mod overlay;
+mod segment;
+mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hashbrown::{HashMap, HashSet};
+use parking_lot::RwLock;
+
+pub use builder::{SegmentBuilder, compact};
+pub(crate) use segment::{Segment, parse_segment_name};
+
+use crate::error::{RepositoryError, Result};
+use crate::ids::{ChunkId, ObjectId, PackId};
+use crate::pack::{PackContents, PackInfo};
+use crate::repository::Repository;
+use blocks::Blocks;
+use overlay::Overlay;
+use table::Table;
+
+/// A pack as this index knows it. Valid for the index that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackRef(pub(crate) u32);
+
+/// Where a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Location {
+    /// The pack, see [`Index::pack`].
+    pub pack: PackRef,
+    /// Frame number.
+    pub frame: u32,
+    /// Where the sealed frame begins in the pack.
+    pub frame_offset: u32,
+    /// Length of the sealed frame.
+    pub frame_bytes: u32,
+    /// Where the chunk begins in the plain frame.
+    pub chunk_offset: u32,
+    /// Plain length of the chunk.
+    pub chunk_bytes: u32,
+}
+
+/// An index object that could not be used.
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    /// Name of the segment, or of the pack whose table was to stand in for one.
+    pub object: String,
+    /// Why.
+    pub cause: RepositoryError,
+}
+
+/// What must be treated as absent, by the history.
+#[derive(Debug, Clone, Default)]
+pub struct Absent {
+    /// Condemned packs.
+    pub packs: HashSet<PackId>,
+    /// Frames that were found damaged.
+    pub frames: HashSet<(PackId, u32)>,
+}
+
+/// The index of one repository for one run.
+pub struct Index {
+    repository: Repository,
+    absent: Absent,
+    resident: Table,
+    blocks: Blocks,
+    overlay: Overlay,
+    packs: RwLock<Packs>,
+    /// Locations known, duplicates included.
+    locations: AtomicU64,
+    /// Some segments are searched on demand.
+    has_blocks: AtomicBool,
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Default)]
+struct Packs {
+    infos: Vec<Arc<PackInfo>>,
+    refs: HashMap<PackId, PackRef>,
+}
+
+impl Packs {
+    /// Adds a pack; `None` if it is known.
+    fn add(&mut self, info: PackInfo) -> Option<PackRef> {
+        if self.refs.contains_key(&info.id) {
+            return None;
+        }
+        let pack = PackRef(u32::try_from(self.infos.len()).ok()?);
+        self.refs.insert(info.id, pack);
+        self.infos.push(Arc::new(info));
+        Some(pack)
+    }
+}
+
+impl Index {
+    /// Whether the chunk is there, if that is known without I/O.
+    #[inline]
+    pub fn contains_now(&self, id: &ChunkId) -> Option<bool> {
+        if self.resident.contains(id) || self.overlay.contains(id) {
+            return Some(true);
+        }
+        if !self.has_blocks.load(Ordering::Acquire) {
+            return Some(false);
+        }
+        self.blocks.contains_now(id, |pack, frame| self.is_hurt(pack, frame))
+    }
+
+    /// Any location of the chunk.
+    ///
+    /// # Errors
+    /// In block mode a block that cannot be read.
+    pub async fn lookup(&self, id: &ChunkId) -> Result<Option<Location>> {
+        if let Some(location) = self.resident.find(id).or_else(|| self.overlay.find(id)) {
+            return Ok(Some(location));
+        }
+        if !self.has_blocks.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let mut found = Vec::new();
+        let outcome = self.blocks.find(id, true, |pack, frame| self.is_hurt(pack, frame), &mut found).await;
+        match found.first() {
+            Some(location) => Ok(Some(*location)),
+            None => outcome.map(|()| None),
+        }
+    }
+
+    /// All locations of the chunk. If some are known, a block that cannot be read is no error.
+    ///
+    /// # Errors
+    /// As [`Index::lookup`].
+    pub async fn locations(&self, id: &ChunkId) -> Result<Vec<Location>> {
+        let mut found = Vec::new();
+        self.resident.find_all(id, &mut found);
+        self.overlay.find_all(id, &mut found);
+        if self.has_blocks.load(Ordering::Acquire) {
+            let outcome = self.blocks.find(id, false, |pack, frame| self.is_hurt(pack, frame), &mut found).await;
+            if found.is_empty() {
+                outcome?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is known of a pack.
+    ///
+    /// # Panics
+    /// If the reference is of another index.
+    pub fn pack(&self, pack: PackRef) -> Arc<PackInfo> {
+        self.packs.read().infos[pack.0 as usize].clone()
+    }
+
+    /// The reference of a pack that the index names.
+    pub fn find_pack(&self, id: &PackId) -> Option<PackRef> {
+        self.packs.read().refs.get(id).copied()
+    }
+
+    /// All packs that the index names.
+    pub fn packs(&self) -> Vec<Arc<PackInfo>> {
+        self.packs.read().infos.clone()
+    }
+
+    /// Adds a pack of this run that became durable. A pack that is known or condemned is left out.
+    pub fn insert(&self, contents: &PackContents) {
+        if self.absent.packs.contains(&contents.id) {
+            return;
+        }
+        let Some(pack) = self.packs.write().add(contents.info()) else { return };
+        for frame in &contents.frames {
+            if self.absent.frames.contains(&(contents.id, frame.number)) {
+                continue;
+            }
+            let mut chunk_offset = 0;
+            for (id, bytes) in &frame.chunks {
+                let location = Location {
+                    pack,
+                    frame: frame.number,
+                    frame_offset: u32::try_from(frame.offset).expect("a pack is shorter than 4 GiB"),
+                    frame_bytes: frame.sealed_bytes,
+                    chunk_offset,
+                    chunk_bytes: *bytes,
+                };
+                self.overlay.insert(id, &location);
+                chunk_offset += bytes;
+            }
+        }
+        self.locations.fetch_add(contents.chunk_count() as u64, Ordering::Relaxed);
+    }
+
+    /// Number of locations known, duplicates included.
+    pub fn chunks(&self) -> u64 {
+        self.locations.load(Ordering::Relaxed)
+    }
+
+    /// Segments (and, after [`Index::load_or_rebuild`], packs) that could not be read.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// Bytes of memory that the index holds, block cache included.
+    pub fn memory_bytes(&self) -> usize {
+        self.resident.memory_bytes() + self.overlay.memory_bytes() + self.blocks.memory_bytes()
+    }
+
+    /// True if blocks are read on demand.
+    pub fn is_block_mode(&self) -> bool {
+        self.has_blocks.load(Ordering::Acquire)
+    }
+
+    /// Tells the index that a segment of this run's packs is durable. If the overlay has outgrown the
+    /// budget, the packs in it are searched in the segment from now on, and their memory is free.
+    ///
+    /// # Errors
+    /// If the segment cannot be read back.
+    pub async fn segment_written(&self, id: &ObjectId) -> Result<()> {
+        if self.memory_bytes() <= self.blocks.budget_bytes() {
+            return Ok(());
+        }
+        let name = segment::segment_name(id);
+        let bytes = self.repository.backend().size(&name).await?;
+        let segment = Segment::open(self.repository.backend(), self.repository.secrets(), &name, bytes).await?;
+        let packs = segment.read_packs().await?;
+        let refs: Vec<Option<PackRef>> = packs.iter().map(|pack| self.find_pack(&pack.id)).collect();
+        let moved: HashSet<PackRef> = refs.iter().flatten().copied().collect();
+        self.blocks.add(segment, refs).await?;
+        self.has_blocks.store(true, Ordering::Release);
+        self.overlay.remove_packs(&moved);
+        Ok(())
+    }
+
+    fn is_hurt(&self, pack: PackRef, frame: u32) -> bool {
+        !self.absent.frames.is_empty() && self.absent.frames.contains(&(self.pack(pack).id, frame))
+    }
+}
