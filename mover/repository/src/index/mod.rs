@@ -21,7 +21,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 
 pub use builder::{SegmentBuilder, compact};
-pub(crate) use segment::{Segment, parse_segment_name};
+use segment::Segment;
 
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, ObjectId, PackId};

@@ -50,8 +50,8 @@ impl LogEntry {
 /// Places whose chunks must not be relied on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HurtLocations {
-    frames: HashSet<(PackId, u32)>,
-    packs: HashSet<PackId>,
+    pub(crate) frames: HashSet<(PackId, u32)>,
+    pub(crate) packs: HashSet<PackId>,
 }
 
 impl HurtLocations {

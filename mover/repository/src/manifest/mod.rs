@@ -23,7 +23,6 @@ pub use builder::ManifestBuilder;
 pub use content::{ContentBuilder, ContentReader};
 pub use entry::{Content, Entry, Identity, Kind, Metadata, Piece};
 pub use page::Page;
-pub(crate) use page::{Child, InnerPage, ListPage};
 pub use parent::{Parent, ParentMatch};
 pub use path::{check_path, is_within, path_cmp};
 pub use reader::ManifestReader;
