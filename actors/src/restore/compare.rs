@@ -1,0 +1,198 @@
+//! `--verify`: reads restored files back and compares every chunk with the recovery point.
+//!
+//! The manifest is walked once more; batches of ranges are read through the target and hashed on all shards. A file that
+//! differs is listed once as a problem. With a rule that keeps newer files, only files of the recorded size and time are
+//! compared: others are not from this restore. Limits: [`BATCH_BYTES_MAX`] a batch, two batches a shard. After the
+//! target was synced; the bytes may come from the page cache.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mover_repository::chunk_reader::ChunkReader;
+use mover_repository::ids::ChunkId;
+use mover_repository::manifest::{ContentReader, Kind, Piece};
+use mover_repository::repository::Repository;
+use parking_lot::Mutex;
+
+use crate::error::Failure;
+use crate::restore::items::{Item, next_items};
+use crate::restore::pipeline::RestoreJob;
+use crate::restore::planned_file::Pending;
+use crate::restore::report::Verified;
+use crate::restore::selection::{Scope, target_root};
+use crate::restore::site::{Site, target_failure};
+use crate::restore::target::Overwrite;
+use crate::restore::walk::Walk;
+use crate::runtime::{Injector, Pace, Remote, Runtime, Worker, spawn_worker, supervise};
+
+/// Bytes of one batch.
+const BATCH_BYTES_MAX: u64 = 4 << 20;
+/// Chunks of one batch.
+const BATCH_CHUNKS_MAX: usize = 512;
+
+/// One chunk where it should be in the target.
+struct Expected {
+    path: Arc<[u8]>,
+    offset: u64,
+    bytes: u32,
+    chunk: ChunkId,
+}
+
+#[derive(Default)]
+struct Found {
+    bytes: AtomicU64,
+    different: Mutex<HashSet<Arc<[u8]>>>,
+}
+
+/// Hashes what is read back.
+struct Comparer<R> {
+    runtime: R,
+    repository: Repository,
+    site: Arc<Site>,
+    batches: Injector<Vec<Expected>>,
+    found: Arc<Found>,
+}
+
+impl<R: Runtime> Worker for Comparer<R> {
+    const NAME: &'static str = "comparer";
+
+    async fn run(&mut self) -> Result<(), Failure> {
+        let mut pace = Pace::new();
+        while let Some(batch) = self.batches.take(self.runtime.shard()).await {
+            let ranges = batch
+                .iter()
+                .map(|expected| (expected.path.to_vec(), expected.offset..expected.offset + u64::from(expected.bytes)))
+                .collect();
+            let read = self.site.target.read_back(ranges).await.map_err(|error| target_failure(&error))?;
+            for (expected, read) in batch.iter().zip(read) {
+                let cause = match read {
+                    Ok(bytes) if self.repository.secrets().chunk_id(&bytes) == expected.chunk => {
+                        self.found.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        pace.work(&self.runtime, bytes.len()).await;
+                        continue;
+                    }
+                    Ok(_) => format!("what was read back at byte {} differs from the recovery point", expected.offset),
+                    Err(error) => format!("cannot {}: {}", error.operation, error.cause),
+                };
+                if self.found.different.lock().insert(expected.path.clone()) {
+                    self.site.problem(&expected.path, cause);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares what was restored.
+///
+/// # Errors
+/// The repository's or the target's.
+pub async fn compare<R: Runtime>(
+    rt: &R,
+    job: &RestoreJob,
+    scopes: &[Scope],
+    chunks: &Arc<ChunkReader>,
+    site: &Arc<Site>,
+) -> Result<Verified, Failure> {
+    let shards = rt.shards();
+    let batches = Injector::new("comparisons", 2 * shards);
+    let found = Arc::new(Found::default());
+    let running = Pending::default();
+    for shard in 0..shards {
+        let (repository, site, batches) = (job.repository.clone(), site.clone(), batches.clone());
+        let (found, token) = (found.clone(), running.token());
+        rt.remote().spawn_on(shard, "compare shard", move |rt| {
+            let kill = site.kill.clone();
+            let stats = site.progress.register_actor("comparer", shard);
+            let comparer = Comparer { runtime: rt.clone(), repository, site, batches, found };
+            let comparer = spawn_worker(&rt, comparer, &kill, &stats);
+            supervise(kill, "compare shard", async move {
+                let _running = token;
+                comparer.await;
+                Ok(())
+            })
+        });
+    }
+    let mut feeder = Feeder { known: site.tally.problem_paths(), batches, batch: Vec::new(), bytes: 0, files: 0 };
+    let fed = feeder.feed(job, scopes, chunks, site).await;
+    feeder.batches.close();
+    running.none().await;
+    site.kill.check()?;
+    fed?;
+    let different = found.different.lock().len() as u64;
+    Ok(Verified { files: feeder.files, bytes: found.bytes.load(Ordering::Relaxed), different })
+}
+
+/// Walks the manifest and hands out what should be there.
+struct Feeder {
+    /// Listed already: not restored, so not compared.
+    known: HashSet<Vec<u8>>,
+    batches: Injector<Vec<Expected>>,
+    batch: Vec<Expected>,
+    bytes: u64,
+    files: u64,
+}
+
+impl Feeder {
+    async fn feed(
+        &mut self,
+        job: &RestoreJob,
+        scopes: &[Scope],
+        chunks: &Arc<ChunkReader>,
+        site: &Arc<Site>,
+    ) -> Result<(), Failure> {
+        // Under a rule that may keep other contents, only what looks restored is compared.
+        let only_same = matches!(job.overwrite, Overwrite::Never | Overwrite::IfNewer);
+        let rule = if only_same { Overwrite::IfChanged } else { Overwrite::Always };
+        for (fileset, scope) in job.point.filesets.iter().zip(scopes) {
+            let Some(root) = target_root(&fileset.root_path) else { continue };
+            let mut walk = Walk::new(chunks, &fileset.root, scope);
+            loop {
+                let (items, broken) = next_items(&mut walk, &root, &*site.target, rule).await?;
+                if items.is_empty() {
+                    break;
+                }
+                for item in items {
+                    if item.entry.kind == Kind::File && (!only_same || item.kept) {
+                        self.expect_file(item, chunks).await?;
+                    }
+                }
+                if broken.is_some() {
+                    break;
+                }
+            }
+        }
+        self.send().await
+    }
+
+    async fn expect_file(&mut self, item: Item, chunks: &Arc<ChunkReader>) -> Result<(), Failure> {
+        if item.entry.error || self.known.contains(&item.path) {
+            return Ok(());
+        }
+        self.files += 1;
+        let path: Arc<[u8]> = item.path.into();
+        let mut reader = ContentReader::new(chunks.clone(), &item.entry.content);
+        let mut offset = 0;
+        while let Some(piece) = reader.next().await? {
+            if let Piece::Chunk { id, bytes } = piece {
+                self.batch.push(Expected { path: path.clone(), offset, bytes, chunk: id });
+                self.bytes += u64::from(bytes);
+                if self.bytes >= BATCH_BYTES_MAX || self.batch.len() >= BATCH_CHUNKS_MAX {
+                    self.send().await?;
+                }
+            }
+            offset += piece.bytes();
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), Failure> {
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            self.batches.push(batch).await?;
+        }
+        Ok(())
+    }
+}

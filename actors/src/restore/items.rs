@@ -1,0 +1,149 @@
+//! Entries of a fileset as the target sees them: where each one lands, and whether the overwrite rule keeps what is
+//! there. Used by the plan, the survey before it and the comparison after it.
+//!
+//! Limits: [`ITEMS_MAX`] entries at a time, one look-up in the target for all of them. On the planner's shard.
+
+use mover_repository::manifest::{Entry, Kind};
+
+use crate::error::Failure;
+use crate::restore::selection::target_path;
+use crate::restore::site::target_failure;
+use crate::restore::target::{Existing, NodeKind, Overwrite, Target, TargetMeta};
+use crate::restore::walk::Walk;
+use crate::source::FileKind;
+
+/// Entries that are looked at together.
+pub const ITEMS_MAX: usize = 256;
+
+/// One entry on its way to the target.
+#[derive(Debug)]
+pub struct Item {
+    /// As recorded.
+    pub entry: Entry,
+    /// Where it lands.
+    pub path: Vec<u8>,
+    /// It is only a directory on the way to what was selected.
+    pub on_the_way: bool,
+    /// What is there, as far as the rule had to know.
+    pub existing: Option<Existing>,
+    /// The rule keeps what is there.
+    pub kept: bool,
+}
+
+/// Attributes of an entry in the words of the target.
+pub fn target_meta(entry: &mut Entry) -> TargetMeta {
+    let meta = &mut entry.meta;
+    let xattrs = std::mem::take(&mut meta.xattrs);
+    TargetMeta { mode: meta.mode, uid: meta.uid, gid: meta.gid, mtime: meta.mtime, xattrs }
+}
+
+/// The node that an entry describes, if it describes one.
+pub fn node_kind(kind: &Kind) -> Option<NodeKind> {
+    match *kind {
+        Kind::Fifo => Some(NodeKind::Fifo),
+        Kind::CharDevice { major, minor } => Some(NodeKind::CharDevice { major, minor }),
+        Kind::BlockDevice { major, minor } => Some(NodeKind::BlockDevice { major, minor }),
+        _ => None,
+    }
+}
+
+/// True if the rule leaves alone what exists where `entry` would land. A hard link is not judged by size and time:
+/// whether it is one is seen when links are made.
+fn keeps(rule: Overwrite, existing: &Existing, entry: &Entry) -> bool {
+    match rule {
+        Overwrite::Always => false,
+        Overwrite::Never => true,
+        Overwrite::IfNewer => existing.mtime >= entry.meta.mtime,
+        Overwrite::IfChanged => {
+            let expected = match &entry.kind {
+                Kind::File => FileKind::File,
+                Kind::Symlink { .. } => FileKind::Symlink,
+                Kind::Fifo => FileKind::Fifo,
+                Kind::CharDevice { .. } => FileKind::CharDevice,
+                Kind::BlockDevice { .. } => FileKind::BlockDevice,
+                Kind::Directory | Kind::HardLink { .. } => return false,
+            };
+            let same_size = entry.kind != Kind::File || existing.size == entry.meta.size;
+            existing.kind == expected && same_size && existing.mtime == entry.meta.mtime
+        }
+    }
+}
+
+/// The next entries, at most [`ITEMS_MAX`]; empty at the end of the fileset.
+///
+/// # Errors
+/// The manifest's, as a sentence in the inner result, so that the caller can go on with what it has; the target's as a
+/// failure.
+pub async fn next_items(
+    walk: &mut Walk,
+    root: &[u8],
+    target: &dyn Target,
+    rule: Overwrite,
+) -> Result<(Vec<Item>, Option<mover_repository::RepositoryError>), Failure> {
+    let mut items = Vec::with_capacity(ITEMS_MAX);
+    let mut broken = None;
+    while items.len() < ITEMS_MAX {
+        match walk.next().await {
+            Ok(Some(step)) => {
+                let path = target_path(root, &step.entry.path);
+                items.push(Item { entry: step.entry, path, on_the_way: step.on_the_way, existing: None, kept: false });
+            }
+            Ok(None) => break,
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
+    }
+    if rule != Overwrite::Always {
+        judge(&mut items, target, rule).await?;
+    }
+    Ok((items, broken))
+}
+
+async fn judge(items: &mut [Item], target: &dyn Target, rule: Overwrite) -> Result<(), Failure> {
+    let mut judged: Vec<&mut Item> = items.iter_mut().filter(|item| item.entry.kind != Kind::Directory).collect();
+    if judged.is_empty() {
+        return Ok(());
+    }
+    let paths = judged.iter().map(|item| item.path.clone()).collect();
+    let existing = target.existing(paths).await.map_err(|error| target_failure(&error))?;
+    for (item, existing) in judged.iter_mut().zip(existing) {
+        // What cannot be looked at cannot be replaced either: the write will say why.
+        item.existing = existing.unwrap_or(None);
+        item.kept = item.existing.is_some_and(|existing| keeps(rule, &existing, &item.entry));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mover_repository::ids::UnixNanos;
+    use mover_repository::log::Grade;
+    use mover_repository::manifest::{Content, Metadata};
+
+    #[test]
+    fn each_overwrite_rule_keeps_what_it_says() {
+        let meta = Metadata { size: 10, mtime: UnixNanos(100), ..Metadata::default() };
+        let entry = Entry {
+            path: b"f".to_vec(),
+            kind: Kind::File,
+            meta,
+            content: Content::EMPTY,
+            grade: Grade::Stable,
+            error: false,
+        };
+        let existing = |size, mtime, kind| Existing { kind, size, mtime: UnixNanos(mtime), inode: 1 };
+        let same = existing(10, 100, FileKind::File);
+        let longer = existing(11, 100, FileKind::File);
+        let newer = existing(10, 101, FileKind::File);
+        let older = existing(10, 99, FileKind::File);
+        let link = existing(10, 100, FileKind::Symlink);
+        let kept = |rule| [same, longer, newer, older, link].map(|existing| keeps(rule, &existing, &entry));
+        assert_eq!(kept(Overwrite::Always), [false; 5]);
+        assert_eq!(kept(Overwrite::Never), [true; 5]);
+        assert_eq!(kept(Overwrite::IfChanged), [true, false, false, false, false]);
+        assert_eq!(kept(Overwrite::IfNewer), [true, true, true, false, true]);
+    }
+}
