@@ -99,7 +99,7 @@ fn filter_size_limit_leaves_large_files_out() {
     let repo = Repo::new();
     let source = tree(&repo);
     write_random(&source.join("large"), 2 * MIB, 1);
-    let (names, summary) = kept(&repo, &source, &["--exclude-larger-than", "1MiB"]);
+    let (names, summary) = kept(&repo, &source, &["--max-size", "1MiB"]);
     assert!(!names.contains(&"large".to_owned()));
     assert_eq!(summary.excluded(), 1);
 }

@@ -1,0 +1,111 @@
+//! The program that is measured: the released `mover`, in a temporary repository, through its command line and JSON.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::clock::{Spent, children_seconds};
+use crate::ideal::Moved;
+use crate::{Options, Result, during};
+
+/// One repository and the binary that uses it.
+pub struct Subject {
+    program: PathBuf,
+    repository: PathBuf,
+    memory: Option<String>,
+    level: i32,
+}
+
+/// How one run went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The time, CPU seconds of all its threads.
+    pub spent: Spent,
+    /// Its summary.
+    pub summary: Value,
+}
+
+impl Subject {
+    /// Initialises a repository at `repository`, which must not exist.
+    pub fn create(options: &Options, repository: &Path) -> Result<Subject> {
+        let program = match &options.mover {
+            Some(program) => program.clone(),
+            None => beside_this_program()?,
+        };
+        let subject = Subject {
+            program,
+            repository: repository.to_owned(),
+            memory: options.memory.clone(),
+            level: options.level,
+        };
+        subject.run("init", &[])?;
+        Ok(subject)
+    }
+
+    /// `mover backup PATH`.
+    pub fn backup(&self, path: &Path) -> Result<Outcome> {
+        let level = self.level.to_string();
+        self.run("backup", &["--level".as_ref(), level.as_ref(), "--stats".as_ref(), path.as_os_str()])
+    }
+
+    /// `mover restore latest --target TARGET`.
+    pub fn restore(&self, target: &Path) -> Result<Outcome> {
+        self.run("restore", &["latest".as_ref(), "--target".as_ref(), target.as_os_str()])
+    }
+
+    fn run(&self, subcommand: &str, arguments: &[&OsStr]) -> Result<Outcome> {
+        let mut command = Command::new(&self.program);
+        command.arg(subcommand).arg("-r").arg(&self.repository).arg("--json").args(arguments);
+        if let Some(memory) = &self.memory {
+            command.arg("--memory").arg(memory);
+        }
+        command.env("MOVER_PASSWORD", "a password for the benchmark").env_remove("MOVER_PASSWORD_FILE");
+        command.stdin(Stdio::null());
+        let (cpu, wall) = (children_seconds(), Instant::now());
+        let output = during(format!("start {}", self.program.display()), command.output())?;
+        let spent = Spent { cpu: children_seconds() - cpu, wall: wall.elapsed().as_secs_f64() };
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("mover {subcommand} ended with {}: {said}", output.status));
+        }
+        let last = output.stdout.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).unwrap_or(b"{}");
+        let summary = during(format!("read the summary of mover {subcommand}"), serde_json::from_slice(last))?;
+        Ok(Outcome { spent, summary })
+    }
+}
+
+fn beside_this_program() -> Result<PathBuf> {
+    let own = during("find this program", std::env::current_exe())?;
+    let program = own.with_file_name("mover");
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(format!("{} is missing: run `cargo build --release -p mover`, or name it with --mover", program.display()))
+    }
+}
+
+impl Outcome {
+    /// A number of the summary, wherever in it.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        find(&self.summary, name)?.as_u64()
+    }
+
+    /// What a backup moved.
+    pub fn moved(&self) -> Result<Moved> {
+        let number = |name: &str| self.number(name).ok_or_else(|| format!("no {name} in {}", self.summary));
+        Ok(Moved {
+            plain: number("bytes_read")?,
+            new: number("bytes_new")?,
+            stored: number("bytes_stored")?,
+            files: number("files")?,
+        })
+    }
+}
+
+fn find<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    let object = value.as_object()?;
+    object.get(name).or_else(|| object.values().find_map(|inner| find(inner, name)))
+}
