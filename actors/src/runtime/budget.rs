@@ -381,3 +381,6 @@ impl Reserve {
         self.own.total_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,6 @@ thread_local! {
     static SIMULATED_NANOS: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
 }
 
-#[allow(dead_code, reason = "the simulator is next")]
 /// Tells this thread what time the simulator has; `None` goes back to the machine's clock.
 #[cfg(any(test, feature = "simulation"))]
 pub(super) fn set_simulated(now: Option<Duration>) {

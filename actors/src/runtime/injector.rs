@@ -246,3 +246,6 @@ impl<T> Drop for Parking<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

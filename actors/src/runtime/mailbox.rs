@@ -392,3 +392,6 @@ impl<M: Weigh> Future for Receive<'_, M> {
         self.inbox.poll_receive(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ pub mod kill;
 pub mod mailbox;
 pub mod mutant;
 pub mod shards;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 pub mod stats;
 pub mod task;
 #[cfg(test)]

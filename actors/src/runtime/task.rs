@@ -91,6 +91,12 @@ impl TaskCell {
         }
     }
 
+    /// Gives a panic back that is for the owner to see.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn put_panic(&self, payload: Box<dyn Any + Send>) {
+        *self.panic.borrow_mut() = Some(payload);
+    }
+
     /// The panic of a task that nobody awaits.
     pub(super) fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
         self.panic.borrow_mut().take()
