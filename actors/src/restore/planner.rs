@@ -273,7 +273,11 @@ impl<R: Runtime> Planner<R> {
             (Kind::Symlink { target }, _) => (true, site.target.symlink(&item.path, target, meta)),
             (_, Some(kind)) => (false, site.target.make_node(&item.path, kind, meta)),
             _ => {
-                return Err(Failure::internal("plan", String::from_utf8_lossy(&item.path), "an entry of no known kind"));
+                return Err(Failure::internal(
+                    "plan",
+                    String::from_utf8_lossy(&item.path),
+                    "an entry of no known kind",
+                ));
             }
         };
         self.start(async move {
