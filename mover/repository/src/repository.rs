@@ -291,3 +291,141 @@ async fn read_config(backend: &dyn Backend) -> Result<Bytes> {
         _ => error.into(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{FaultyBackend, LocalBackend, MemoryBackend};
+    use futures_lite::future::block_on;
+
+    fn password(text: &str) -> Credential {
+        Credential::password(text).unwrap()
+    }
+
+    fn cheap() -> InitOptions {
+        InitOptions { stretching: Stretching::CHEAPEST, ..InitOptions::default() }
+    }
+
+    fn init(backend: &MemoryBackend) -> Repository {
+        block_on(Repository::init(Arc::new(backend.clone()), &password("right"), cheap())).unwrap()
+    }
+
+    fn open(backend: &MemoryBackend, text: &str) -> Result<Repository> {
+        block_on(Repository::open(Arc::new(backend.clone()), &password(text)))
+    }
+
+    fn slot_name(backend: &MemoryBackend) -> String {
+        backend.snapshot().into_keys().find(|name| name.starts_with("keys/")).unwrap()
+    }
+
+    #[test]
+    fn a_wrong_password_is_told_apart_from_damage() {
+        let backend = MemoryBackend::new();
+        let made = init(&backend);
+        let opened = open(&backend, "right").unwrap();
+        assert_eq!((opened.id(), opened.config()), (made.id(), made.config()));
+        assert_eq!(opened.secrets().chunk_id(b"x"), made.secrets().chunk_id(b"x"));
+        assert!(matches!(open(&backend, "wrong"), Err(RepositoryError::WrongKey)));
+
+        let slot = slot_name(&backend);
+        let object = backend.snapshot()[&slot].clone();
+        backend.overwrite(&slot, object.slice(..object.len() - 1));
+        assert!(matches!(open(&backend, "right"), Err(RepositoryError::Corrupt { object, .. }) if object == slot));
+        // Another slot that opens makes up for it.
+        block_on(made.add_key(&password("second"), KeyRights::Full, Stretching::CHEAPEST)).unwrap();
+        assert!(open(&backend, "second").is_ok());
+        assert!(matches!(open(&backend, "wrong"), Err(RepositoryError::Corrupt { .. })));
+        backend.remove(&slot);
+        assert!(matches!(open(&backend, "right"), Err(RepositoryError::WrongKey)));
+    }
+
+    #[test]
+    fn f27_every_flip_and_cut_of_config_and_key_slot_is_an_error() {
+        let backend = MemoryBackend::new();
+        init(&backend);
+        let good = backend.snapshot();
+        for name in [CONFIG_NAME.to_owned(), slot_name(&backend)] {
+            let object = good[&name].clone();
+            for at in 0..object.len() {
+                let mut changed = object.to_vec();
+                changed[at] ^= 0x04;
+                backend.overwrite(&name, changed);
+                let flipped = open(&backend, "right").expect_err("a flipped byte is noticed");
+                assert!(
+                    !matches!(flipped, RepositoryError::WrongKey),
+                    "{name}: byte {at} looked like a wrong password"
+                );
+                backend.overwrite(&name, object.slice(..at));
+                assert!(matches!(open(&backend, "right"), Err(RepositoryError::Corrupt { .. })), "{name}: cut at {at}");
+            }
+            backend.overwrite(&name, [&object[..], b"x"].concat());
+            assert!(open(&backend, "right").is_err(), "{name} grown");
+            backend.overwrite(&name, vec![0; KEY_OBJECT_BYTES_MAX + 1]);
+            assert!(open(&backend, "right").is_err(), "{name} huge");
+            backend.restore(good.clone());
+        }
+        assert!(open(&backend, "right").is_ok());
+    }
+
+    #[test]
+    fn init_wants_an_empty_place_and_open_a_repository() {
+        let backend = MemoryBackend::new();
+        assert!(matches!(open(&backend, "right"), Err(RepositoryError::NotARepository { .. })));
+        let init_again = |backend: &MemoryBackend| {
+            block_on(Repository::init(Arc::new(backend.clone()), &password("right"), cheap()))
+        };
+        backend.overwrite("holiday.jpg", &b"x"[..]);
+        assert!(
+            matches!(init_again(&backend), Err(RepositoryError::NotEmpty { object, .. }) if object == "holiday.jpg")
+        );
+        backend.remove("holiday.jpg");
+        init(&backend);
+        let before = backend.snapshot();
+        assert!(matches!(init_again(&backend), Err(RepositoryError::AlreadyARepository { .. })));
+        assert_eq!(backend.snapshot(), before);
+        backend.remove(&slot_name(&backend));
+        assert!(matches!(open(&backend, "right"), Err(RepositoryError::MissingObject { .. })));
+    }
+
+    #[test]
+    fn an_interrupted_init_can_be_repeated() {
+        use crate::backend::faulty::{Effect, Fault, Operation};
+        let memory = MemoryBackend::new();
+        let faulty = FaultyBackend::new(Arc::new(memory.clone()));
+        faulty.plan(Fault::at(Operation::Create, 1, Effect::Full).under(CONFIG_NAME));
+        assert!(block_on(Repository::init(Arc::new(faulty), &password("right"), cheap())).unwrap_err().is_full());
+        assert!(matches!(open(&memory, "right"), Err(RepositoryError::NotARepository { .. })));
+        let made = init(&memory);
+        assert_eq!(open(&memory, "right").unwrap().id(), made.id());
+    }
+
+    #[test]
+    fn two_inits_at_once_make_one_repository() {
+        for _ in 0..20 {
+            let place = tempfile::tempdir().unwrap();
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let start = |text| {
+                    let backend = Arc::new(LocalBackend::open(place.path(), true).unwrap());
+                    scope.spawn(move || block_on(Repository::init(backend, &password(text), cheap())))
+                };
+                [start("a"), start("b")].map(|thread| thread.join().unwrap()).into()
+            });
+            assert_eq!(made.iter().filter(|result| result.is_ok()).count(), 1, "{made:?}");
+            let winner = if made[0].is_ok() { "a" } else { "b" };
+            let backend = Arc::new(LocalBackend::open(place.path(), false).unwrap());
+            assert!(block_on(Repository::open(backend, &password(winner))).is_ok());
+        }
+    }
+
+    #[test]
+    fn settings_out_of_bounds_are_refused() {
+        let mut options = cheap();
+        options.chunker.bytes_max = u32::MAX;
+        let refused = block_on(Repository::init(Arc::new(MemoryBackend::new()), &password("p"), options));
+        assert!(matches!(refused, Err(RepositoryError::LimitExceeded { .. })));
+        let mut options = cheap();
+        options.stretching.memory_kib = u32::MAX;
+        let refused = block_on(Repository::init(Arc::new(MemoryBackend::new()), &password("p"), options));
+        assert!(matches!(refused, Err(RepositoryError::LimitExceeded { .. })));
+    }
+}

@@ -5,6 +5,9 @@
 //! starts at the call or at the first poll, and dropping a future never corrupts anything.
 //! Whoever calls from an executor thread is never blocked.
 
+pub mod conformance;
+pub mod faulty;
+pub mod local;
 pub mod memory;
 
 use bytes::Bytes;
@@ -14,6 +17,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use faulty::FaultyBackend;
+pub use local::{LocalBackend, StorageCounters};
 pub use memory::MemoryBackend;
 
 /// Longest object name.

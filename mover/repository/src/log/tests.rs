@@ -1,1 +1,474 @@
+//! Tests of the log as a whole, on the memory store.
 
+use super::*;
+use crate::backend::faulty::{Effect, Fault, Operation};
+use crate::backend::{FaultyBackend, MemoryBackend};
+use crate::crypto::random_array;
+use crate::ids::{ChunkId, ObjectId, PackId, UnixNanos};
+use crate::keys::{Credential, Stretching};
+use crate::manifest::ManifestRoot;
+use crate::{InitOptions, KeyRights, OpenOptions, Repository, RepositoryError};
+use bytes::Bytes;
+use futures_lite::future::block_on;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+fn credential() -> Credential {
+    Credential::key_file(vec![1; 32]).unwrap()
+}
+
+fn init(backend: &MemoryBackend) -> Repository {
+    block_on(Repository::init(Arc::new(backend.clone()), &credential(), InitOptions::default())).unwrap()
+}
+
+fn reopen(backend: &MemoryBackend, memory: Option<&Path>) -> Repository {
+    let options = OpenOptions { memory_directory: memory.map(Path::to_owned) };
+    block_on(Repository::open_with(Arc::new(backend.clone()), &credential(), options)).unwrap()
+}
+
+fn open_record(role: Role) -> OpenRecord {
+    OpenRecord {
+        role,
+        host: "host".to_owned(),
+        process_id: 42,
+        set: "set".to_owned(),
+        job: ObjectId([9; 32]),
+        adopts: None,
+        started: UnixNanos(-1),
+    }
+}
+
+fn register(repository: &Repository) -> Registration {
+    block_on(repository.register(open_record(Role::Writer))).unwrap()
+}
+
+fn fileset() -> SealedFileset {
+    SealedFileset {
+        root_path: b"/data/\xff".to_vec(),
+        root: ManifestRoot { structure: ChunkId([7; 32]), levels: 2, entries: 3, files: 2, bytes: 1 << 40 },
+        scan_started: UnixNanos(5),
+        scan_finished: UnixNanos(6),
+        totals: Totals { files: 2, bytes: 1 << 40, ..Totals::default() },
+    }
+}
+
+fn point(set: &str) -> RecoveryPoint {
+    RecoveryPoint {
+        id: ObjectId(random_array()),
+        set: set.to_owned(),
+        host: "host".to_owned(),
+        paths: vec![b"/data/\xff".to_vec()],
+        tags: vec!["tag".to_owned()],
+        started: UnixNanos(1),
+        finished: UnixNanos(2),
+        parent: Some(ObjectId([3; 32])),
+        filesets: vec![fileset(), fileset()],
+        totals: Totals::default(),
+        grade: Grade::Stable,
+        errors: 4,
+    }
+}
+
+fn commit_point(repository: &Repository, set: &str) -> (LogNumber, RecoveryPoint) {
+    let registration = register(repository);
+    let (number, point) = (registration.number(), point(set));
+    block_on(registration.commit(Outcome::RecoveryPoint(point.clone()))).unwrap();
+    (number, point)
+}
+
+fn history(repository: &Repository) -> crate::Result<History> {
+    block_on(repository.history())
+}
+
+#[test]
+fn a_committed_point_is_in_the_history_as_it_was_written() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    assert_eq!(history(&repository).unwrap().highest(), LogNumber(0));
+    let registration = register(&repository);
+    assert_eq!(registration.number(), FIRST);
+    assert_eq!(registration.history().entries().len(), 1);
+    block_on(registration.seal_fileset(0, &fileset())).unwrap();
+    block_on(registration.seal_fileset(1, &fileset())).unwrap();
+    block_on(registration.alive(0)).unwrap();
+    assert!(!block_on(registration.is_decided()).unwrap());
+    let written = point("set");
+    block_on(registration.commit(Outcome::RecoveryPoint(written.clone()))).unwrap();
+
+    let history = history(&reopen(&backend, None)).unwrap();
+    assert_eq!(history.recovery_points(), [(FIRST, written.clone())]);
+    assert_eq!(history.find_point("latest", None).unwrap().1, written);
+    assert_eq!(history.find_point(&written.id.to_string()[..8], None).unwrap().1, written);
+    assert!(matches!(history.find_point("zz", None), Err(RepositoryError::NoSuchPoint { .. })));
+    assert!(matches!(history.find_point("", None), Err(RepositoryError::NoSuchPoint { .. })));
+    let entry = history.entry(FIRST).unwrap();
+    assert_eq!(entry.open, open_record(Role::Writer));
+    assert_eq!(block_on(repository.sealed_filesets(entry)).unwrap(), [fileset(), fileset()]);
+}
+
+#[test]
+fn registrations_at_once_get_distinct_and_dense_numbers() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let mut numbers: Vec<u64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let registration = register(&repository);
+                    let number = registration.number().0;
+                    block_on(registration.commit(Outcome::RecoveryPoint(point("set")))).unwrap();
+                    number
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=8).collect::<Vec<_>>());
+    assert_eq!(history(&repository).unwrap().recovery_points().len(), 8);
+}
+
+#[test]
+fn f01_a_fenced_writer_cannot_commit() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let sleeper = register(&repository);
+    let number = sleeper.number();
+    let admin = block_on(repository.register(open_record(Role::Admin))).unwrap();
+    assert_eq!(block_on(admin.fence(number, "silent for 24 h")).unwrap(), Fencing::Fenced);
+    assert!(block_on(sleeper.is_decided()).unwrap());
+    let late = block_on(sleeper.commit(Outcome::RecoveryPoint(point("set"))));
+    assert!(matches!(late, Err(RepositoryError::Fenced { number: fenced }) if fenced == number));
+    block_on(admin.commit(Outcome::Ended { reason: "done".to_owned() })).unwrap();
+    let history = history(&repository).unwrap();
+    assert!(history.recovery_points().is_empty());
+    assert_eq!(history.open_writers().count(), 0);
+}
+
+#[test]
+fn a_fence_that_comes_too_late_changes_nothing() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let writer = register(&repository);
+    let number = writer.number();
+    let admin = block_on(repository.register(open_record(Role::Admin))).unwrap();
+    block_on(writer.commit(Outcome::RecoveryPoint(point("set")))).unwrap();
+    assert_eq!(block_on(admin.fence(number, "late")).unwrap(), Fencing::HadOutcome);
+    assert_eq!(history(&repository).unwrap().recovery_points().len(), 1);
+}
+
+#[test]
+fn a_lost_answer_is_recognised_as_ones_own_record() {
+    for prefix in ["log/0000000000000001/open", "log/0000000000000001/done"] {
+        let backend = MemoryBackend::new();
+        init(&backend);
+        let faulty = FaultyBackend::new(Arc::new(backend.clone()));
+        faulty.plan(Fault::at(Operation::Create, 1, Effect::LostAnswer).under(prefix));
+        let repository = block_on(Repository::open(Arc::new(faulty), &credential())).unwrap();
+        let (number, _) = commit_point(&repository, "set");
+        assert_eq!(number, FIRST, "{prefix}");
+        assert_eq!(history(&repository).unwrap().recovery_points().len(), 1);
+    }
+}
+
+#[test]
+fn f13_a_full_store_is_said_to_be_full_and_nothing_is_committed() {
+    let backend = MemoryBackend::new();
+    init(&backend);
+    let faulty = FaultyBackend::new(Arc::new(backend.clone()));
+    let repository = block_on(Repository::open(Arc::new(faulty.clone()), &credential())).unwrap();
+    let registration = register(&repository);
+    faulty.plan(Fault::at(Operation::Create, 1, Effect::Full));
+    let error = block_on(registration.commit(Outcome::RecoveryPoint(point("set")))).unwrap_err();
+    assert!(error.is_full() && !error.retryable() && error.guidance().is_some());
+    faulty.heal();
+    assert_eq!(history(&repository).unwrap().open_writers().count(), 1);
+}
+
+#[test]
+fn f04_a_deleted_record_is_a_gap_even_if_the_listing_is_short() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    for _ in 0..5 {
+        commit_point(&repository, "set");
+    }
+    let before = backend.snapshot();
+    backend.remove(&open_name(LogNumber(3)));
+    assert!(matches!(history(&repository), Err(RepositoryError::HistoryGap { number: LogNumber(3) })));
+    let (rest, damage) = block_on(repository.history_with_damage()).unwrap();
+    assert_eq!((rest.recovery_points().len(), damage.len()), (4, 1));
+
+    backend.restore(before);
+    backend.remove(&done_name(LogNumber(3)));
+    assert!(matches!(history(&repository), Err(RepositoryError::HistoryAltered { .. })));
+}
+
+#[test]
+fn a_listing_is_only_a_hint() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    for _ in 0..3 {
+        commit_point(&repository, "set");
+    }
+    // A store whose listing is stale: it shows nothing of the log.
+    struct Stale(MemoryBackend);
+    impl crate::backend::Backend for Stale {
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+        fn get(&self, name: &str, limit_bytes: u64) -> crate::backend::IoFuture<Bytes> {
+            self.0.get(name, limit_bytes)
+        }
+        fn get_range(&self, name: &str, range: std::ops::Range<u64>) -> crate::backend::IoFuture<Bytes> {
+            self.0.get_range(name, range)
+        }
+        fn size(&self, name: &str) -> crate::backend::IoFuture<u64> {
+            self.0.size(name)
+        }
+        fn list(&self, prefix: &str) -> crate::backend::IoFuture<Vec<crate::backend::ObjectMeta>> {
+            if prefix == LOG_PREFIX { crate::backend::ready(Ok(Vec::new())) } else { self.0.list(prefix) }
+        }
+        fn create(&self, name: &str, body: Bytes) -> crate::backend::IoFuture<crate::backend::Created> {
+            self.0.create(name, body)
+        }
+        fn stream(&self, name: &str) -> Box<dyn crate::backend::ObjectWriter> {
+            self.0.stream(name)
+        }
+        fn barrier(&self) -> crate::backend::IoFuture<()> {
+            self.0.barrier()
+        }
+        fn delete(&self, name: &str) -> crate::backend::IoFuture<()> {
+            self.0.delete(name)
+        }
+    }
+    let stale = block_on(Repository::open(Arc::new(Stale(backend)), &credential())).unwrap();
+    assert_eq!(history(&stale).unwrap().recovery_points().len(), 3);
+    assert_eq!(register(&stale).number(), LogNumber(4));
+}
+
+#[test]
+fn a_forged_high_number_is_a_gap_and_costs_little() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    commit_point(&repository, "set");
+    backend.overwrite("log/ffffffffffffff00/open", &b"forged"[..]);
+    assert!(matches!(history(&repository), Err(RepositoryError::HistoryGap { number: LogNumber(2) })));
+    let (rest, damage) = block_on(repository.history_with_damage()).unwrap();
+    assert_eq!(rest.recovery_points().len(), 1);
+    assert!(damage.len() < 2000);
+}
+
+#[test]
+fn f14_f27_each_flip_and_cut_of_a_record_is_an_error() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    commit_point(&repository, "set");
+    let good = backend.snapshot();
+    for name in [open_name(FIRST), done_name(FIRST)] {
+        let object = good[&name].clone();
+        for at in 0..object.len() {
+            let mut changed = object.to_vec();
+            changed[at] ^= 0x10;
+            backend.overwrite(&name, changed);
+            assert!(history(&repository).is_err(), "{name}: byte {at} flipped");
+            backend.overwrite(&name, object.slice(..at));
+            assert!(history(&repository).is_err(), "{name}: cut at {at}");
+        }
+        backend.restore(good.clone());
+    }
+    assert_eq!(history(&repository).unwrap().recovery_points().len(), 1);
+}
+
+#[test]
+fn f27_each_cut_of_each_record_body_is_an_error() {
+    let done = |outcome| DoneRecord {
+        signer: crate::crypto::VerifyingKey([1; 32]),
+        seen: Seen { below: LogNumber(9), without: vec![LogNumber(2), LogNumber(5)], digest: [2; 32] },
+        outcome,
+    };
+    let condemned = CondemnedPack { pack: PackId([4; 32]), writer: LogNumber(3), bytes: 5, bytes_live: 0 };
+    let reason = "because".to_owned();
+    let outcomes = [
+        Outcome::RecoveryPoint(point("set")),
+        Outcome::Fence { by: LogNumber(3), reason: reason.clone() },
+        Outcome::Forget { points: vec![ObjectId([1; 32])], reason: reason.clone() },
+        Outcome::Condemned { packs: vec![condemned], reason: reason.clone() },
+        Outcome::Rescued { packs: vec![PackId([1; 32])] },
+        Outcome::Damage {
+            frames: vec![
+                HurtFrame { pack: PackId([1; 32]), frame: Some(3) },
+                HurtFrame { pack: PackId([2; 32]), frame: None },
+            ],
+        },
+        Outcome::Checkpoint { below: LogNumber(7), live: vec![LogNumber(1)] },
+        Outcome::Ended { reason },
+    ];
+    for record in outcomes.map(done) {
+        let body = record.encode();
+        assert_eq!(DoneRecord::decode(&body).unwrap(), record);
+        for length in 0..body.len() {
+            assert!(DoneRecord::decode(&body[..length]).is_err(), "{record:?} cut at {length}");
+        }
+        assert!(DoneRecord::decode(&[&body[..], b"x"].concat()).is_err());
+    }
+    let signer = crate::crypto::VerifyingKey([1; 32]);
+    let body = open_record(Role::Reader).encode(&signer);
+    assert_eq!(OpenRecord::decode(&body).unwrap(), (signer, open_record(Role::Reader)));
+    for length in 0..body.len() {
+        assert!(OpenRecord::decode(&body[..length]).is_err());
+    }
+}
+
+#[test]
+fn a_rolled_back_history_is_noticed_by_a_client_that_saw_more() {
+    let backend = MemoryBackend::new();
+    init(&backend);
+    let cache = tempfile::tempdir().unwrap();
+    let client = reopen(&backend, Some(cache.path()));
+    commit_point(&client, "set");
+    let one_point = backend.snapshot();
+    commit_point(&client, "set");
+    let two_points = backend.snapshot();
+
+    // All of the second run is hidden.
+    backend.restore(one_point.clone());
+    let client = reopen(&backend, Some(cache.path()));
+    assert!(matches!(history(&client), Err(RepositoryError::HistoryAltered { .. })));
+    // Only its outcome is hidden.
+    let mut without_outcome = two_points.clone();
+    without_outcome.remove(&done_name(LogNumber(2)));
+    backend.restore(without_outcome);
+    assert!(matches!(history(&client), Err(RepositoryError::HistoryAltered { .. })));
+    // A client that never saw the repository cannot notice.
+    backend.restore(one_point);
+    assert_eq!(history(&reopen(&backend, None)).unwrap().recovery_points().len(), 1);
+    // With all of it back, all is well; a damaged memory is no memory.
+    backend.restore(two_points);
+    assert_eq!(history(&client).unwrap().recovery_points().len(), 2);
+    let memory_file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&memory_file, b"damaged").unwrap();
+    assert_eq!(history(&client).unwrap().recovery_points().len(), 2);
+}
+
+#[test]
+fn what_an_outcome_saw_is_checked_in_any_order_of_commits() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let (first, second, third) = (register(&repository), register(&repository), register(&repository));
+    for registration in [third, first, second] {
+        block_on(registration.commit(Outcome::RecoveryPoint(point("set")))).unwrap();
+    }
+    commit_point(&repository, "set");
+    assert_eq!(history(&repository).unwrap().recovery_points().len(), 4);
+}
+
+#[test]
+fn destructive_records_count_only_from_an_admin_key() {
+    let backend = MemoryBackend::new();
+    let admin = init(&backend);
+    let client_key = Credential::key_file(vec![2; 32]).unwrap();
+    block_on(admin.add_key(&client_key, KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
+    let client = block_on(Repository::open(Arc::new(backend.clone()), &client_key)).unwrap();
+    assert!(!client.secrets().can_read() && admin.secrets().can_read());
+
+    let (_, kept) = commit_point(&client, "set");
+    let forget = |reason: &str| Outcome::Forget { points: vec![kept.id], reason: reason.to_owned() };
+    block_on(register(&client).commit(forget("by a stolen agent"))).unwrap();
+    let seen = history(&admin).unwrap();
+    assert_eq!(seen.recovery_points().len(), 1);
+    assert_eq!(seen.refused().count(), 1);
+
+    let victim = register(&admin);
+    let attacker = register(&client);
+    let refused = block_on(attacker.fence(victim.number(), "attack"));
+    assert!(matches!(refused, Err(RepositoryError::NotSupported { .. })));
+    block_on(victim.commit(Outcome::RecoveryPoint(point("other")))).unwrap();
+
+    block_on(register(&admin).commit(forget("retention"))).unwrap();
+    let points = history(&client).unwrap().recovery_points();
+    assert_eq!(points.iter().map(|(_, point)| point.set.as_str()).collect::<Vec<_>>(), ["other"]);
+}
+
+#[test]
+fn condemned_packs_come_back_only_by_whoever_saw_the_condemnation() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let pack = PackId([5; 32]);
+    let unaware = register(&repository);
+    let condemner = block_on(repository.register(open_record(Role::Admin))).unwrap();
+    let packs = vec![CondemnedPack { pack, writer: FIRST, bytes: 1, bytes_live: 0 }];
+    block_on(condemner.commit(Outcome::Condemned { packs, reason: "unused".to_owned() })).unwrap();
+    assert_eq!(register(&repository).history().condemned(), HashSet::from([pack]));
+    block_on(unaware.commit(Outcome::Rescued { packs: vec![pack] })).unwrap();
+    assert_eq!(history(&repository).unwrap().condemned(), HashSet::from([pack]));
+    block_on(register(&repository).commit(Outcome::Rescued { packs: vec![pack] })).unwrap();
+    assert!(history(&repository).unwrap().condemned().is_empty());
+}
+
+#[test]
+fn hurt_locations_are_collected() {
+    let repository = init(&MemoryBackend::new());
+    let frames =
+        vec![HurtFrame { pack: PackId([1; 32]), frame: Some(3) }, HurtFrame { pack: PackId([2; 32]), frame: None }];
+    block_on(register(&repository).commit(Outcome::Damage { frames })).unwrap();
+    let hurt = history(&repository).unwrap().hurt_locations();
+    assert!(hurt.contains(&PackId([1; 32]), 3) && !hurt.contains(&PackId([1; 32]), 4));
+    assert!(hurt.contains(&PackId([2; 32]), 0) && !hurt.is_empty());
+}
+
+#[test]
+fn latest_among_several_sets_is_ambiguous() {
+    let repository = init(&MemoryBackend::new());
+    let (_, a) = commit_point(&repository, "a");
+    let (number, b) = commit_point(&repository, "b");
+    let history = history(&repository).unwrap();
+    assert!(matches!(history.find_point("latest", None), Err(RepositoryError::AmbiguousPoint { .. })));
+    assert_eq!(history.find_point("latest", Some("a")).unwrap().1, a);
+    assert_eq!(history.latest_point("b").map(|(number, point)| (number, point.id)), Some((number, b.id)));
+    assert!(history.latest_point("c").is_none());
+}
+
+#[test]
+fn records_over_their_limits_are_refused_before_they_are_written() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let mut too_large = point("set");
+    too_large.paths = vec![vec![b'a'; crate::limits::LOG_RECORD_BYTES_MAX]];
+    let refused = block_on(register(&repository).commit(Outcome::RecoveryPoint(too_large)));
+    assert!(matches!(refused, Err(RepositoryError::LimitExceeded { .. })));
+    let mut long_host = open_record(Role::Writer);
+    long_host.host = "h".repeat(257);
+    assert!(matches!(block_on(repository.register(long_host)), Err(RepositoryError::LimitExceeded { .. })));
+}
+
+#[test]
+fn reading_the_history_costs_two_gets_a_number() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    for _ in 0..20 {
+        commit_point(&repository, "set");
+    }
+    let faulty = FaultyBackend::new(Arc::new(backend));
+    let counted = block_on(Repository::open(Arc::new(faulty.clone()), &credential())).unwrap();
+    faulty.forget_calls();
+    history(&counted).unwrap();
+    // One more number is probed.
+    assert_eq!(faulty.count(Operation::Get, "log/"), 42);
+    assert_eq!(faulty.count(Operation::List, ""), 1);
+    assert_eq!(faulty.calls().len(), 43);
+}
+
+#[test]
+fn f07_times_decide_nothing() {
+    let repository = init(&MemoryBackend::new());
+    let ten_years = 10 * 365 * 86_400 * 1_000_000_000i128;
+    let mut last = None;
+    for started in [ten_years, 0, -ten_years] {
+        let mut early = point("set");
+        early.started = UnixNanos(started);
+        last = Some(early.id);
+        block_on(register(&repository).commit(Outcome::RecoveryPoint(early))).unwrap();
+    }
+    assert_eq!(history(&repository).unwrap().latest_point("set").map(|(_, point)| point.id), last);
+}

@@ -1,0 +1,300 @@
+//! What every backend must guarantee, as code: run by tests on each implementation and by
+//! `doctor` on a user's store.
+//!
+//! Works below a scratch prefix of its own and removes what it made. A check that fails is a row
+//! of the result, not an error, so that `doctor` can show all of them.
+
+use super::{Backend, Created, ObjectMeta, StorageError, StorageErrorKind};
+use crate::crypto::random_array;
+use crate::error::Result;
+use crate::io::in_parallel;
+use bytes::Bytes;
+
+/// One guarantee and whether it held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The guarantee, as a user would read it.
+    pub name: &'static str,
+    /// Whether it held.
+    pub passed: bool,
+    /// What was seen if not.
+    pub detail: String,
+}
+
+/// Prefix of all scratch objects.
+pub const SCRATCH_PREFIX: &str = "scratch";
+/// Creators racing for one name.
+const RACERS: usize = 32;
+const LARGE_BYTES: usize = 9 << 20;
+
+type Outcome = std::result::Result<(), String>;
+
+/// Runs all checks below a fresh scratch prefix, then removes the scratch objects.
+///
+/// # Errors
+/// Only if the clean-up cannot list the store. Failed checks are in the result.
+pub async fn conformance(backend: &dyn Backend) -> Result<Vec<Check>> {
+    let run: [u8; 8] = random_array();
+    let prefix = format!("{SCRATCH_PREFIX}/{:016x}", u64::from_le_bytes(run));
+    let scratch = Scratch { backend, prefix };
+    let mut checks = Vec::new();
+    let mut record = |name, outcome: Outcome| {
+        checks.push(Check { name, passed: outcome.is_ok(), detail: outcome.err().unwrap_or_default() });
+    };
+    record("an object reads back as written", scratch.round_trip().await);
+    record("create-if-absent has one winner", scratch.one_winner().await);
+    record("create-if-absent leaves what exists", scratch.existing_is_untouched().await);
+    record("a new object is listed at once", scratch.listed_after_write().await);
+    record("a range reads exactly its bytes", scratch.ranges().await);
+    record("a range past the end is an error", scratch.short_range().await);
+    record("a missing object is reported as missing", scratch.missing().await);
+    record("an object over the limit is refused", scratch.over_limit().await);
+    record("a large object appears at its finish", scratch.large_object().await);
+    record("an abandoned object leaves nothing", scratch.abandoned().await);
+    record("names cannot leave the place", scratch.bad_names().await);
+    record("a deleted object is gone", scratch.deleted().await);
+    scratch.clean_up().await?;
+    Ok(checks)
+}
+
+struct Scratch<'a> {
+    backend: &'a dyn Backend,
+    prefix: String,
+}
+
+fn said(error: StorageError) -> String {
+    error.to_string()
+}
+
+fn expect(condition: bool, otherwise: &str) -> Outcome {
+    if condition { Ok(()) } else { Err(otherwise.to_owned()) }
+}
+
+fn expect_kind<T>(result: std::result::Result<T, StorageError>, kind: StorageErrorKind) -> Outcome {
+    match result {
+        Err(error) if error.kind == kind => Ok(()),
+        Err(error) => Err(format!("reported as {:?}: {error}", error.kind)),
+        Ok(_) => Err("no error was reported".to_owned()),
+    }
+}
+
+impl Scratch<'_> {
+    fn name(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.prefix)
+    }
+
+    async fn put(&self, rest: &str, body: &'static [u8]) -> std::result::Result<String, String> {
+        let name = self.name(rest);
+        let created = self.backend.create(&name, Bytes::from_static(body)).await.map_err(said)?;
+        expect(created == Created::New, "a new name was reported as taken")?;
+        Ok(name)
+    }
+
+    async fn round_trip(&self) -> Outcome {
+        let name = self.put("nested/deeper/object-1.a_b", b"content").await?;
+        let body = self.backend.get(&name, 7).await.map_err(said)?;
+        expect(body == b"content"[..], "other bytes came back")?;
+        expect(self.backend.size(&name).await.map_err(said)? == 7, "another size was reported")?;
+        let empty = self.put("empty", b"").await?;
+        expect(self.backend.get(&empty, 0).await.map_err(said)?.is_empty(), "an empty object came back with bytes")
+    }
+
+    async fn one_winner(&self) -> Outcome {
+        let name = self.name("raced");
+        let creates = (0..RACERS).map(|racer| {
+            let body = Bytes::from(format!("racer {racer}").repeat(100));
+            let created = self.backend.create(&name, body.clone());
+            async move { created.await.map(|created| (created, body)) }
+        });
+        // All are started before the first is awaited.
+        let started: Vec<_> = creates.collect();
+        let mut winners = Vec::new();
+        for result in in_parallel(RACERS, started).await {
+            let (created, body) = result.map_err(said)?;
+            if created == Created::New {
+                winners.push(body);
+            }
+        }
+        expect(winners.len() == 1, &format!("{} of {RACERS} were told that they made it", winners.len()))?;
+        let stored = self.backend.get(&name, 1 << 20).await.map_err(said)?;
+        expect(stored == winners[0], "the stored bytes are not the winner's")
+    }
+
+    async fn existing_is_untouched(&self) -> Outcome {
+        let name = self.put("kept", b"first").await?;
+        let created = self.backend.create(&name, Bytes::from_static(b"second")).await.map_err(said)?;
+        expect(created == Created::AlreadyExisted, "a taken name was reported as new")?;
+        expect(self.backend.get(&name, 100).await.map_err(said)? == b"first"[..], "it was overwritten")
+    }
+
+    async fn listed_after_write(&self) -> Outcome {
+        for rest in ["list/b/2", "list/a", "list/b/1", "list-not/c"] {
+            self.put(rest, b"xy").await?;
+        }
+        let expected: Vec<ObjectMeta> = ["list/a", "list/b/1", "list/b/2"]
+            .iter()
+            .map(|rest| ObjectMeta { name: self.name(rest), bytes: 2 })
+            .collect();
+        let listed = self.backend.list(&self.name("list")).await.map_err(said)?;
+        expect(listed == expected, &format!("listed {listed:?}"))?;
+        let nothing = self.backend.list(&self.name("nothing-there")).await.map_err(said)?;
+        expect(nothing.is_empty(), "a prefix without objects lists some")
+    }
+
+    async fn ranges(&self) -> Outcome {
+        let name = self.put("ranged", b"0123456789").await?;
+        for (range, bytes) in [(0..4, &b"0123"[..]), (4..10, b"456789"), (9..10, b"9"), (3..3, b"")] {
+            let read = self.backend.get_range(&name, range.clone()).await.map_err(said)?;
+            expect(read == bytes, &format!("{range:?} gave {read:?}"))?;
+        }
+        Ok(())
+    }
+
+    async fn short_range(&self) -> Outcome {
+        let name = self.put("short", b"0123456789").await?;
+        expect_kind(self.backend.get_range(&name, 5..11).await, StorageErrorKind::Short)?;
+        expect_kind(self.backend.get_range(&name, 20..21).await, StorageErrorKind::Short)
+    }
+
+    async fn missing(&self) -> Outcome {
+        let name = self.name("absent");
+        expect_kind(self.backend.get(&name, 1).await, StorageErrorKind::NotFound)?;
+        expect_kind(self.backend.get_range(&name, 0..1).await, StorageErrorKind::NotFound)?;
+        expect_kind(self.backend.size(&name).await, StorageErrorKind::NotFound)?;
+        expect_kind(self.backend.delete(&name).await, StorageErrorKind::NotFound)
+    }
+
+    async fn over_limit(&self) -> Outcome {
+        let name = self.put("big", b"0123456789").await?;
+        expect_kind(self.backend.get(&name, 9).await, StorageErrorKind::TooLarge)
+    }
+
+    async fn large_object(&self) -> Outcome {
+        let name = self.name("streamed/large");
+        let content: Bytes = (0..LARGE_BYTES).map(|at| (at % 251) as u8).collect::<Vec<u8>>().into();
+        let mut writer = self.backend.stream(&name);
+        let mut appends = Vec::new();
+        for start in (0..LARGE_BYTES).step_by(1 << 20) {
+            let part = content.slice(start..LARGE_BYTES.min(start + (1 << 20)));
+            let middle = part.len() / 3;
+            appends.push(writer.append(vec![part.slice(..middle), Bytes::new(), part.slice(middle..)]));
+        }
+        for append in appends {
+            append.await.map_err(said)?;
+        }
+        expect_kind(self.backend.size(&name).await, StorageErrorKind::NotFound)?;
+        writer.finish().await.map_err(said)?;
+        self.backend.barrier().await.map_err(said)?;
+        let stored = self.backend.get(&name, LARGE_BYTES as u64).await.map_err(said)?;
+        expect(stored == content, "other bytes came back")?;
+        let listed = self.backend.list(&self.name("streamed")).await.map_err(said)?;
+        expect(listed.len() == 1, &format!("listed {listed:?}"))
+    }
+
+    async fn abandoned(&self) -> Outcome {
+        let name = self.name("abandoned/object");
+        let mut writer = self.backend.stream(&name);
+        writer.append(vec![Bytes::from_static(b"lost")]).await.map_err(said)?;
+        drop(writer);
+        expect_kind(self.backend.size(&name).await, StorageErrorKind::NotFound)?;
+        let listed = self.backend.list(&self.name("abandoned")).await.map_err(said)?;
+        expect(listed.is_empty(), &format!("listed {listed:?}"))
+    }
+
+    async fn bad_names(&self) -> Outcome {
+        for name in ["../escaped", "/absolute", "a/../b", "", ".tmp-x", "a//b"] {
+            expect_kind(self.backend.create(name, Bytes::new()).await, StorageErrorKind::InvalidName)?;
+            expect_kind(self.backend.get(name, 1).await, StorageErrorKind::InvalidName)?;
+            expect_kind(self.backend.stream(name).finish().await, StorageErrorKind::InvalidName)?;
+        }
+        Ok(())
+    }
+
+    async fn deleted(&self) -> Outcome {
+        let name = self.put("doomed/object", b"x").await?;
+        self.backend.delete(&name).await.map_err(said)?;
+        expect_kind(self.backend.get(&name, 1).await, StorageErrorKind::NotFound)?;
+        expect(self.backend.list(&self.name("doomed")).await.map_err(said)?.is_empty(), "it is still listed")?;
+        self.put("doomed/object", b"again").await.map(drop)
+    }
+
+    async fn clean_up(&self) -> Result<()> {
+        for meta in self.backend.list(&self.prefix).await? {
+            // A store that denies deletes keeps a few scratch bytes; the check has said so.
+            let _ = self.backend.delete(&meta.name).await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{FaultyBackend, LocalBackend, MemoryBackend};
+    use futures_lite::future::block_on;
+    use std::sync::Arc;
+
+    fn assert_conforms(backend: &dyn Backend) {
+        let checks = block_on(conformance(backend)).unwrap();
+        let failed: Vec<_> = checks.iter().filter(|check| !check.passed).collect();
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(checks.len(), 12);
+        assert_eq!(block_on(backend.list("")).unwrap(), Vec::new(), "scratch objects are left");
+    }
+
+    #[test]
+    fn memory_conforms() {
+        assert_conforms(&MemoryBackend::new());
+    }
+
+    #[test]
+    fn local_conforms() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("repository");
+        assert_conforms(&LocalBackend::open(&path, true).unwrap());
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "files or directories are left");
+    }
+
+    #[test]
+    fn a_faulty_wrapper_without_faults_conforms() {
+        assert_conforms(&FaultyBackend::new(Arc::new(MemoryBackend::new())));
+    }
+
+    #[test]
+    fn f08_a_store_that_overwrites_is_found_out() {
+        struct Overwriting(MemoryBackend);
+        impl Backend for Overwriting {
+            fn describe(&self) -> String {
+                self.0.describe()
+            }
+            fn get(&self, name: &str, limit_bytes: u64) -> super::super::IoFuture<Bytes> {
+                self.0.get(name, limit_bytes)
+            }
+            fn get_range(&self, name: &str, range: std::ops::Range<u64>) -> super::super::IoFuture<Bytes> {
+                self.0.get_range(name, range)
+            }
+            fn size(&self, name: &str) -> super::super::IoFuture<u64> {
+                self.0.size(name)
+            }
+            fn list(&self, prefix: &str) -> super::super::IoFuture<Vec<ObjectMeta>> {
+                self.0.list(prefix)
+            }
+            fn create(&self, name: &str, body: Bytes) -> super::super::IoFuture<Created> {
+                self.0.remove(name);
+                self.0.create(name, body)
+            }
+            fn stream(&self, name: &str) -> Box<dyn crate::backend::ObjectWriter> {
+                self.0.stream(name)
+            }
+            fn barrier(&self) -> super::super::IoFuture<()> {
+                self.0.barrier()
+            }
+            fn delete(&self, name: &str) -> super::super::IoFuture<()> {
+                self.0.delete(name)
+            }
+        }
+        let checks = block_on(conformance(&Overwriting(MemoryBackend::new()))).unwrap();
+        let failed: Vec<&str> = checks.iter().filter(|check| !check.passed).map(|check| check.name).collect();
+        assert_eq!(failed, ["create-if-absent has one winner", "create-if-absent leaves what exists"]);
+    }
+}

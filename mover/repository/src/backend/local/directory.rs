@@ -1,0 +1,383 @@
+//! The blocking operations beneath the root directory, and which directories still need a sync.
+//! Runs on the backend's pool threads only.
+
+use super::Counters;
+use crate::backend::{Created, ObjectMeta, StorageError, StorageErrorKind};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeSet, HashSet};
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+pub(super) const TEMPORARY_PREFIX: &str = ".tmp-";
+/// Deepest nesting that a listing follows.
+const LIST_DEPTH_MAX: usize = 16;
+/// A directory may vanish between its making and its use, when its last object is deleted.
+const OPEN_ATTEMPTS: usize = 8;
+
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
+    root: OwnedFd,
+    pub(super) counters: Counters,
+    /// Directories whose own names are durable up to the root.
+    durable: Mutex<HashSet<String>>,
+    /// Directories with new names that no sync covers yet.
+    dirty: Mutex<BTreeSet<String>>,
+    /// Held while dirty directories are synced; the first failure stays.
+    sync_failure: Mutex<Option<StorageError>>,
+}
+
+fn failed<'a>(operation: &'static str, name: &'a str) -> impl Fn(Errno) -> StorageError + 'a {
+    move |errno| StorageError::new(operation, name, errno.into())
+}
+
+/// A failed sync: the bytes may be lost although a later sync would succeed.
+fn failed_sync(name: &str) -> impl Fn(Errno) -> StorageError + '_ {
+    move |errno| {
+        let cause = io::Error::from(errno);
+        let kind = match StorageErrorKind::of(&cause) {
+            StorageErrorKind::Full => StorageErrorKind::Full,
+            _ => StorageErrorKind::Poisoned,
+        };
+        StorageError::of_kind("sync", name, kind, cause)
+    }
+}
+
+/// The directory part of an object name; empty for the root.
+fn parent_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+impl Directory {
+    pub(super) fn open(path: &Path, create: bool) -> Result<Self, StorageError> {
+        let shown = path.display().to_string();
+        let is_new = create && !path.exists();
+        if is_new {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|error| StorageError::new("create", shown.clone(), error))?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = fs::open(path, flags, Mode::empty()).map_err(failed("open", &shown))?;
+        if is_new {
+            sync_path(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+                .map_err(|error| StorageError::new("sync", shown.clone(), error))?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            counters: Counters::default(),
+            durable: Mutex::default(),
+            dirty: Mutex::default(),
+            sync_failure: Mutex::default(),
+        })
+    }
+
+    fn open_object(&self, operation: &'static str, name: &str) -> Result<(OwnedFd, u64), StorageError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = fs::openat(&self.root, name, flags, Mode::empty()).map_err(failed(operation, name))?;
+        let stat = fs::fstat(&file).map_err(failed(operation, name))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(StorageError::of_kind(operation, name, StorageErrorKind::Other, "not a regular file"));
+        }
+        Ok((file, stat.st_size as u64))
+    }
+
+    pub(super) fn read(&self, name: &str, limit_bytes: u64) -> Result<Bytes, StorageError> {
+        let (file, bytes) = self.open_object("read", name)?;
+        if bytes > limit_bytes {
+            let cause = format!("it has {bytes} bytes, {limit_bytes} are allowed");
+            return Err(StorageError::of_kind("read", name, StorageErrorKind::TooLarge, cause));
+        }
+        self.read_exact(&file, name, 0, bytes)
+    }
+
+    pub(super) fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        let (file, bytes) = self.open_object("read", name)?;
+        if range.start > range.end || range.end > bytes {
+            let cause = format!("it has {bytes} bytes, {}..{} were asked for", range.start, range.end);
+            return Err(StorageError::of_kind("read", name, StorageErrorKind::Short, cause));
+        }
+        self.read_exact(&file, name, range.start, range.end - range.start)
+    }
+
+    fn read_exact(&self, file: &OwnedFd, name: &str, offset: u64, bytes: u64) -> Result<Bytes, StorageError> {
+        let length = usize::try_from(bytes).expect("a range fits the address space");
+        let mut buffer = Vec::with_capacity(length);
+        while buffer.len() < length {
+            let missing = length - buffer.len();
+            let at = offset + buffer.len() as u64;
+            let spare = &mut buffer.spare_capacity_mut()[..missing];
+            match rustix::io::pread(file, spare, at) {
+                Ok(([], _)) => {
+                    let cause = "it was cut short while it was read";
+                    return Err(StorageError::of_kind("read", name, StorageErrorKind::Short, cause));
+                }
+                Ok((filled, _)) => {
+                    let read = filled.len();
+                    // SAFETY: `pread` initialised the first `read` bytes of the spare capacity.
+                    unsafe { buffer.set_len(buffer.len() + read) };
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed("read", name)(errno)),
+            }
+        }
+        Counters::add(&self.counters.reads, 1);
+        Counters::add(&self.counters.bytes_read, bytes);
+        Ok(buffer.into())
+    }
+
+    pub(super) fn size(&self, name: &str) -> Result<u64, StorageError> {
+        let stat = fs::statat(&self.root, name, AtFlags::empty()).map_err(failed("stat", name))?;
+        Ok(stat.st_size as u64)
+    }
+
+    pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StorageError> {
+        Counters::add(&self.counters.lists, 1);
+        let mut listed = Vec::new();
+        self.list_into(prefix, 0, &mut listed)?;
+        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    fn list_into(&self, prefix: &str, depth: usize, listed: &mut Vec<ObjectMeta>) -> Result<(), StorageError> {
+        let directory = match self.open_directory(prefix) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(errno) => return Err(failed("list", prefix)(errno)),
+        };
+        for entry in Dir::read_from(&directory).map_err(failed("list", prefix))? {
+            let entry = entry.map_err(failed("list", prefix))?;
+            let component = entry.file_name().to_string_lossy();
+            // lost+found belongs to the file system, and only root may look into it.
+            let is_hidden = matches!(&*component, "." | ".." | "lost+found") || component.starts_with(TEMPORARY_PREFIX);
+            if is_hidden {
+                continue;
+            }
+            let name = if prefix.is_empty() { component.to_string() } else { format!("{prefix}/{component}") };
+            let stat = match fs::statat(&directory, entry.file_name(), AtFlags::empty()) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(failed("list", &name)(errno)),
+            };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                listed.push(ObjectMeta { name, bytes: stat.st_size as u64 });
+            } else if depth < LIST_DEPTH_MAX {
+                self.list_into(&name, depth + 1, listed)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn create(&self, name: &str, body: &[u8]) -> Result<Created, StorageError> {
+        Counters::add(&self.counters.creates, 1);
+        let (file, temporary) = self.open_temporary(name)?;
+        let created = self
+            .write_all(&file, name, 0, &[body])
+            .and_then(|()| self.sync_file(&file, name))
+            .and_then(|()| self.link_new(&temporary, name));
+        let _ = fs::unlinkat(&self.root, &*temporary, AtFlags::empty());
+        // Also when it existed: whoever made it may not have got to the sync of the directory.
+        let created = created?;
+        self.sync_names(parent_of(name))?;
+        Ok(created)
+    }
+
+    /// Gives a temporary its final name, unless that name is taken.
+    fn link_new(&self, temporary: &str, name: &str) -> Result<Created, StorageError> {
+        match fs::linkat(&self.root, temporary, &self.root, name, AtFlags::empty()) {
+            Ok(()) => return Ok(Created::New),
+            Err(Errno::EXIST) => return Ok(Created::AlreadyExisted),
+            // File systems without hard links.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {}
+            Err(errno) => return Err(failed("create", name)(errno)),
+        }
+        self.rename_new(temporary, name)
+    }
+
+    fn rename_new(&self, temporary: &str, name: &str) -> Result<Created, StorageError> {
+        match fs::renameat_with(&self.root, temporary, &self.root, name, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(Created::New),
+            Err(Errno::EXIST) => Ok(Created::AlreadyExisted),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(StorageError::of_kind(
+                "create",
+                name,
+                StorageErrorKind::NotSupported,
+                "this file system has neither hard links nor renames that refuse to replace",
+            )),
+            Err(errno) => Err(failed("create", name)(errno)),
+        }
+    }
+
+    /// Gives the finished temporary of a stream its name; a barrier makes it durable.
+    pub(super) fn publish(&self, temporary: &str, name: &str) -> Result<(), StorageError> {
+        let mut published = self.rename_new(temporary, name);
+        if published.as_ref().is_err_and(|error| error.kind == StorageErrorKind::NotSupported) {
+            published = self.link_new(temporary, name);
+            if matches!(published, Ok(Created::New)) {
+                self.remove_temporary(temporary);
+            }
+        }
+        match published? {
+            Created::New => {
+                self.dirty.lock().insert(parent_of(name).to_owned());
+                Ok(())
+            }
+            Created::AlreadyExisted => Err(failed("write", name)(Errno::EXIST)),
+        }
+    }
+
+    /// Opens a new temporary beside `name`, making its directories.
+    pub(super) fn open_temporary(&self, name: &str) -> Result<(OwnedFd, String), StorageError> {
+        let parent = parent_of(name);
+        let suffix = u128::from_le_bytes(crate::crypto::random_array());
+        let file_name = format!("{TEMPORARY_PREFIX}{suffix:032x}");
+        let temporary = if parent.is_empty() { file_name } else { format!("{parent}/{file_name}") };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut attempt = 1;
+        loop {
+            match fs::openat(&self.root, &*temporary, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => return Ok((file, temporary)),
+                Err(Errno::NOENT) if attempt < OPEN_ATTEMPTS => self.make_directories(parent)?,
+                Err(errno) => return Err(failed("create", name)(errno)),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Removes a temporary. If that fails it stays as a hidden, harmless file.
+    pub(super) fn remove_temporary(&self, temporary: &str) {
+        let _ = fs::unlinkat(&self.root, temporary, AtFlags::empty());
+    }
+
+    /// Removes a temporary and the directories that were made for it alone.
+    pub(super) fn abandon_temporary(&self, temporary: &str) {
+        self.remove_temporary(temporary);
+        self.remove_empty_directories(parent_of(temporary));
+    }
+
+    fn make_directories(&self, directory: &str) -> Result<(), StorageError> {
+        for prefix in prefixes(directory) {
+            match fs::mkdirat(&self.root, prefix, Mode::RWXU) {
+                Ok(()) => _ = self.durable.lock().remove(prefix),
+                Err(Errno::EXIST) => {}
+                // A concurrent delete took the parent away again: the caller tries once more.
+                Err(Errno::NOENT) => return Ok(()),
+                Err(errno) => return Err(failed("create directory", prefix)(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all parts at `offset`, in as few system calls as the system allows.
+    pub(super) fn write_all(
+        &self,
+        file: &OwnedFd,
+        name: &str,
+        offset: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), StorageError> {
+        const PARTS_A_CALL: usize = 512;
+        let mut rest: Vec<IoSlice<'_>> =
+            parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+        let mut rest = rest.as_mut_slice();
+        let mut at = offset;
+        while !rest.is_empty() {
+            let batch = rest.len().min(PARTS_A_CALL);
+            match rustix::io::pwritev(file, &rest[..batch], at) {
+                Ok(0) => return Err(failed("write", name)(Errno::IO)),
+                Ok(written) => {
+                    Counters::add(&self.counters.writes, 1);
+                    Counters::add(&self.counters.bytes_written, written as u64);
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed("write", name)(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_file(&self, file: &OwnedFd, name: &str) -> Result<(), StorageError> {
+        Counters::add(&self.counters.fsync_files, 1);
+        fs::fsync(file).map_err(failed_sync(name))
+    }
+
+    /// Syncs one directory, and the names of the directories above it that are not known to be
+    /// durable.
+    fn sync_names(&self, directory: &str) -> Result<(), StorageError> {
+        for prefix in prefixes(directory) {
+            if !self.durable.lock().contains(prefix) {
+                self.sync_directory(parent_of(prefix))?;
+                self.durable.lock().insert(prefix.to_owned());
+            }
+        }
+        self.sync_directory(directory)
+    }
+
+    fn sync_directory(&self, directory: &str) -> Result<(), StorageError> {
+        Counters::add(&self.counters.fsync_directories, 1);
+        let opened = self.open_directory(directory).map_err(failed("open", directory))?;
+        fs::fsync(opened).map_err(failed_sync(directory))
+    }
+
+    fn open_directory(&self, directory: &str) -> Result<OwnedFd, Errno> {
+        let path = if directory.is_empty() { "." } else { directory };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        fs::openat(self.root.as_fd(), path, flags, Mode::empty())
+    }
+
+    /// The barrier: syncs every directory that got a name since the last one.
+    pub(super) fn sync_dirty(&self) -> Result<(), StorageError> {
+        let mut failure = self.sync_failure.lock();
+        if let Some(first) = &*failure {
+            return Err(first.clone());
+        }
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        for directory in dirty {
+            if let Err(error) = self.sync_names(&directory) {
+                *failure = Some(error.clone());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete(&self, name: &str) -> Result<(), StorageError> {
+        fs::unlinkat(&self.root, name, AtFlags::empty()).map_err(failed("delete", name))?;
+        Counters::add(&self.counters.deletes, 1);
+        self.remove_empty_directories(parent_of(name));
+        Ok(())
+    }
+
+    fn remove_empty_directories(&self, lowest: &str) {
+        let mut directory = lowest;
+        while !directory.is_empty() {
+            let mut durable = self.durable.lock();
+            if fs::unlinkat(&self.root, directory, AtFlags::REMOVEDIR).is_err() {
+                break;
+            }
+            durable.remove(directory);
+            self.dirty.lock().remove(directory);
+            directory = parent_of(directory);
+        }
+    }
+}
+
+/// `a`, `a/b`, `a/b/c` of `a/b/c`.
+fn prefixes(directory: &str) -> impl Iterator<Item = &str> {
+    let ends = directory.match_indices('/').map(|(at, _)| at).chain([directory.len()]);
+    ends.map(|end| &directory[..end]).filter(|prefix| !prefix.is_empty())
+}
+
+fn sync_path(directory: &Path) -> io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
+}
