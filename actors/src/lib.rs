@@ -3,6 +3,7 @@
 //! Knows the repository. Never HTTP, SQL or the command line. Only `runtime/glommio.rs` names glommio; everything
 //! else is written against [`runtime::Runtime`], so the seeded simulator runs the same source lines.
 
+pub mod backup;
 mod beneath;
 pub mod error;
 pub mod progress;

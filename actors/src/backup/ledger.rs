@@ -1,0 +1,120 @@
+//! Ledger: what has been written and is not indexed yet.
+//!
+//! The order of durability lives here. A pack is *written* once its bytes are synced; it is
+//! *durable* once a barrier has synced its name too; only then do its chunks enter the index, and
+//! only then does the segment that names them become an object. Segments are written every
+//! [`SEGMENT_STORED_BYTES`] or [`SEGMENT_INTERVAL`], so that a job that is killed loses little, and
+//! always before a fileset is sealed.
+//!
+//! Shared by the uploaders of all shards; the lock is never held across a wait, and one flush runs
+//! at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mover_repository::index::{Index, SegmentBuilder};
+use mover_repository::pack::PackContents;
+use mover_repository::repository::Repository;
+use parking_lot::Mutex;
+
+use crate::backup::claims::Claims;
+use crate::error::Failure;
+use crate::runtime::Budget;
+use crate::runtime::mutant::{Mutant, mutant};
+
+/// Stored bytes after which a segment is written.
+const SEGMENT_STORED_BYTES: u64 = 512 << 20;
+/// Time after which a segment is written, if there is anything to name.
+const SEGMENT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub struct Ledger {
+    repository: Repository,
+    index: Arc<Index>,
+    claims: Arc<Claims>,
+    clock: Box<dyn Fn() -> Duration + Send + Sync>,
+    state: Mutex<State>,
+    /// One flush at a time.
+    flushing: Budget,
+    packs: AtomicU64,
+    segments: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    written: Vec<PackContents>,
+    stored_bytes: u64,
+    last_flush: Duration,
+}
+
+impl Ledger {
+    /// An empty ledger; `clock` is the runtime's monotonic time.
+    pub fn new(
+        repository: Repository,
+        index: Arc<Index>,
+        claims: Arc<Claims>,
+        clock: Box<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Self {
+        let state = Mutex::new(State { last_flush: clock(), ..State::default() });
+        let flushing = Budget::new(1);
+        Self {
+            repository,
+            index,
+            claims,
+            clock,
+            state,
+            flushing,
+            packs: AtomicU64::new(0),
+            segments: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes note of a pack whose bytes are durable.
+    pub async fn written(&self, contents: PackContents) -> Result<(), Failure> {
+        self.packs.fetch_add(1, Ordering::Relaxed);
+        let is_due = {
+            let mut state = self.state.lock();
+            state.stored_bytes += contents.bytes;
+            state.written.push(contents);
+            let waited = (self.clock)().saturating_sub(state.last_flush);
+            state.stored_bytes >= SEGMENT_STORED_BYTES || waited >= SEGMENT_INTERVAL
+        };
+        if is_due { self.flush().await } else { Ok(()) }
+    }
+
+    /// Makes the names of all written packs durable, then indexes their chunks.
+    pub async fn flush(&self) -> Result<(), Failure> {
+        let _turn = self.flushing.acquire(1).await;
+        let written = {
+            let mut state = self.state.lock();
+            state.stored_bytes = 0;
+            state.last_flush = (self.clock)();
+            std::mem::take(&mut state.written)
+        };
+        if written.is_empty() {
+            return Ok(());
+        }
+        if !mutant(Mutant::IndexBeforeDurable) {
+            self.repository.backend().barrier().await?;
+        }
+        let mut segment = SegmentBuilder::new(&self.repository);
+        for contents in &written {
+            segment.add(contents);
+        }
+        segment.write().await?;
+        self.segments.fetch_add(1, Ordering::Relaxed);
+        for contents in &written {
+            self.index.insert(contents);
+            for frame in &contents.frames {
+                frame.chunks.iter().for_each(|(id, _)| self.claims.stored(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs written and index segments written so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.packs.load(Ordering::Relaxed), self.segments.load(Ordering::Relaxed))
+    }
+}
