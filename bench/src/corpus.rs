@@ -123,8 +123,8 @@ impl Text {
             for _ in 0..2 + stream.below(6) {
                 let number = stream.number();
                 let word = match number % 10 {
-                    0..4 => topic + (number >> 8) as usize % 64,
-                    4..8 => (number >> 8) as usize % 12,
+                    0..5 => topic + (number >> 8) as usize % 24,
+                    5..9 => (number >> 8) as usize % 12,
                     _ => ((self.words.len() as f64).powf((number >> 11) as f64 / (1_u64 << 53) as f64)) as usize - 1,
                 };
                 out.extend_from_slice(self.words[word.min(self.words.len() - 1)].as_bytes());
