@@ -63,7 +63,7 @@ impl Subject {
             command.arg("--memory").arg(memory);
         }
         command.env("MOVER_PASSWORD", "a password for the benchmark").env_remove("MOVER_PASSWORD_FILE");
-        command.stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", self.repository.with_extension("state")).stdin(Stdio::null());
         let (cpu, wall) = (children_seconds(), Instant::now());
         let output = during(format!("start {}", self.program.display()), command.output())?;
         let spent = Spent { cpu: children_seconds() - cpu, wall: wall.elapsed().as_secs_f64() };

@@ -199,6 +199,8 @@ impl Repo {
         all.extend(arguments.iter().map(|argument| argument.as_ref().to_owned()));
         let mut command = Mover::command(&all);
         command.env("MOVER_PASSWORD_FILE", &self.password_file).current_dir(self.scratch.path());
+        // What this client remembers of the history it saw; deleting a record must be noticed without it too.
+        command.env("XDG_STATE_HOME", self.scratch.path().join("state"));
         command
     }
 
