@@ -118,7 +118,10 @@ fn bad_file_that_vanishes_or_cannot_be_read_is_listed_and_the_rest_is_backed_up(
     let inner = repo.command("backup", &["--json".as_ref(), source.as_os_str()]);
     let mut outer = std::process::Command::new("setpriv");
     outer.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(program).args(inner.get_args());
-    outer.env("XDG_STATE_HOME", repo.directory("state-of-nobody")).env("MOVER_PASSWORD_FILE", repo.password_file()).current_dir(repo.scratch());
+    outer
+        .env("XDG_STATE_HOME", repo.scratch().join("state-of-nobody"))
+        .env("MOVER_PASSWORD_FILE", repo.password_file())
+        .current_dir(repo.scratch());
     let run = finish(outer, None).expect(exit::EXCEPTIONS);
     let said = format!("{}{}", run.text(), run.stderr);
     for name in ["secret", "closed"] {

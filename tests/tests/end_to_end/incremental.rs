@@ -183,7 +183,9 @@ fn as_nobody(repo: &Repo, source: &Path) -> mover_tests::Run {
     let mut outer = std::process::Command::new("setpriv");
     outer.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     outer.arg(readable_program(repo)).args(inner.get_args()).current_dir(repo.scratch());
-    outer.env("XDG_STATE_HOME", repo.directory("state-of-nobody")).env("MOVER_PASSWORD_FILE", repo.password_file());
+    outer
+        .env("XDG_STATE_HOME", repo.scratch().join("state-of-nobody"))
+        .env("MOVER_PASSWORD_FILE", repo.password_file());
     mover_tests::mover::finish(outer, None)
 }
 
