@@ -22,3 +22,6 @@ pub mod repository;
 
 pub use error::{RepositoryError, Result};
 pub use repository::{InitOptions, KeyRights, OpenOptions, Repository};
+
+#[cfg(test)]
+mod decoder_tests;

@@ -162,8 +162,8 @@ impl BlockSegment {
         let records = bytes.as_chunks::<ENTRY_BYTES>().0;
         let from = records.partition_point(|record| record[..32] < id.0[..]);
         for record in records[from..].iter().take_while(|record| record[..32] == id.0[..]) {
-            let entry =
-                SegmentEntry::decode(record, self.packs.len()).map_err(RepositoryError::decoding(&self.segment.name))?;
+            let entry = SegmentEntry::decode(record, self.packs.len())
+                .map_err(RepositoryError::decoding(&self.segment.name))?;
             if let Some(pack) = self.packs[entry.pack as usize]
                 && !is_hurt(pack, entry.frame)
             {

@@ -69,11 +69,14 @@ impl SegmentBuilder {
         }
     }
 
-    fn add_entries(&mut self, packs: Vec<PackInfo>, keep: impl Fn(&SegmentEntry) -> Option<u32>, entries: &[SegmentEntry]) {
+    fn add_entries(
+        &mut self,
+        packs: Vec<PackInfo>,
+        keep: impl Fn(&SegmentEntry) -> Option<u32>,
+        entries: &[SegmentEntry],
+    ) {
         self.packs.extend(packs);
-        self.entries.extend(
-            entries.iter().filter_map(|entry| keep(entry).map(|pack| SegmentEntry { pack, ..*entry })),
-        );
+        self.entries.extend(entries.iter().filter_map(|entry| keep(entry).map(|pack| SegmentEntry { pack, ..*entry })));
     }
 
     /// True if nothing was added.
@@ -97,12 +100,8 @@ impl SegmentBuilder {
         }
         self.entries.sort_unstable();
         let id = ObjectId(random_array());
-        let parts = SegmentParts {
-            level: self.level,
-            replaces: &self.replaces,
-            packs: &self.packs,
-            entries: &self.entries,
-        };
+        let parts =
+            SegmentParts { level: self.level, replaces: &self.replaces, packs: &self.packs, entries: &self.entries };
         let object = encode_segment(self.repository.secrets(), &id, &parts);
         drop(std::mem::take(&mut self.entries));
         let name = segment_name(&id);
@@ -111,7 +110,11 @@ impl SegmentBuilder {
             // A lost answer: the id is random, so it can only be this very object.
             Created::AlreadyExisted => {
                 let stored = self.repository.backend().get(&name, object.len() as u64).await?;
-                if stored == object { Ok(Some(id)) } else { Err(RepositoryError::corrupt(name, "other bytes are there")) }
+                if stored == object {
+                    Ok(Some(id))
+                } else {
+                    Err(RepositoryError::corrupt(name, "other bytes are there"))
+                }
             }
         }
     }
@@ -143,7 +146,8 @@ pub async fn compact(repository: &Repository, bytes_max: usize) -> Result<usize>
             segments.sort_by_key(|(_, bytes)| *bytes);
             segments.truncate(MERGE_FAN_IN);
             let bytes: u64 = segments.iter().map(|(_, bytes)| *bytes).sum();
-            (segments.len() == MERGE_FAN_IN && bytes <= bytes_max as u64 && level < u8::MAX).then_some((level, segments))
+            (segments.len() == MERGE_FAN_IN && bytes <= bytes_max as u64 && level < u8::MAX)
+                .then_some((level, segments))
         });
         let Some((level, segments)) = group else { return Ok(written) };
         if !merge(repository, level, segments).await? {

@@ -37,7 +37,11 @@ impl Index {
     ///
     /// # Errors
     /// If listing fails, or the packs to add do not fit the budget: then the index has to be repaired.
-    pub async fn load_or_rebuild(repository: &Repository, history: &History, budget_bytes: usize) -> Result<Arc<Index>> {
+    pub async fn load_or_rebuild(
+        repository: &Repository,
+        history: &History,
+        budget_bytes: usize,
+    ) -> Result<Arc<Index>> {
         let mut index = Self::load_without(repository, absent(history), budget_bytes).await?;
         index.add_packs_without_segment().await?;
         Ok(Arc::new(index))
@@ -222,10 +226,8 @@ fn live_segments(segments: &[Segment], skipped: &HashSet<ObjectId>) -> Vec<usize
         .filter(|(_, segment)| !skipped.contains(&segment.id))
         .map(|(at, segment)| (segment.id, at))
         .collect();
-    let replaced: HashSet<ObjectId> =
-        readable.values().flat_map(|at| segments[*at].replaces.iter().copied()).collect();
-    let mut live: Vec<usize> =
-        readable.iter().filter(|(id, _)| !replaced.contains(*id)).map(|(_, at)| *at).collect();
+    let replaced: HashSet<ObjectId> = readable.values().flat_map(|at| segments[*at].replaces.iter().copied()).collect();
+    let mut live: Vec<usize> = readable.iter().filter(|(id, _)| !replaced.contains(*id)).map(|(_, at)| *at).collect();
     live.sort_unstable();
     live
 }

@@ -223,12 +223,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Reads and opens the directory of the segment `name` of `bytes` bytes.
-    pub(crate) async fn open(
-        backend: &Arc<dyn Backend>,
-        secrets: &Secrets,
-        name: &str,
-        bytes: u64,
-    ) -> Result<Segment> {
+    pub(crate) async fn open(backend: &Arc<dyn Backend>, secrets: &Secrets, name: &str, bytes: u64) -> Result<Segment> {
         let corrupt = |reason: &str| RepositoryError::corrupt(name, reason);
         let id = parse_segment_name(name).ok_or_else(|| corrupt("its name is not that of a segment"))?;
         let head_bytes = (HEADER_BYTES + 32) as u64;

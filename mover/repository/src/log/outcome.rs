@@ -34,6 +34,7 @@ pub struct HurtFrame {
 /// What came of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "few are alive at a time, and most are recovery points")]
 pub enum Outcome {
     /// A backup finished: its recovery point exists from now on.
     RecoveryPoint(RecoveryPoint),

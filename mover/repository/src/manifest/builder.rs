@@ -136,8 +136,7 @@ impl ManifestBuilder {
             leaf.bytes = leaf.bytes.saturating_add(entry.meta.size);
         }
         let weight = (names_bytes + structure_bytes) as u64;
-        let cut = leaf.count >= CUT_ENTRIES_MIN
-            && secrets.path_hash(&entry.path) <= leaf_threshold(weight);
+        let cut = leaf.count >= CUT_ENTRIES_MIN && secrets.path_hash(&entry.path) <= leaf_threshold(weight);
         self.last_path = Some(entry.path);
         if cut { self.close_leaf(pages) } else { Ok(()) }
     }

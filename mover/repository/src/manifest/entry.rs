@@ -232,7 +232,8 @@ fn check_xattr(previous: Option<&[u8]>, name: &[u8], value: &[u8], total_bytes: 
 }
 
 fn split_time(time: UnixNanos) -> Result<(i64, u32), DecodeError> {
-    let seconds = i64::try_from(time.0.div_euclid(1_000_000_000)).map_err(|_| DecodeError::Invalid { field: "time" })?;
+    let seconds =
+        i64::try_from(time.0.div_euclid(1_000_000_000)).map_err(|_| DecodeError::Invalid { field: "time" })?;
     Ok((seconds, time.0.rem_euclid(1_000_000_000) as u32))
 }
 

@@ -6,9 +6,9 @@
 //! refuses overlaps, gaps and numbers that do not rise. Any thread.
 
 use crate::codec::{DecodeError, Decoder, Encoder};
+use crate::crypto::KeyBlock;
 use crate::ids::{ChunkId, LogNumber, PackId};
 use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_FRAMES_MAX};
-use crate::crypto::KeyBlock;
 use crate::pack::header::{PACK_HEADER_BYTES, PackClass, PackInfo};
 
 /// What is in one pack.

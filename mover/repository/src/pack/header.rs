@@ -153,7 +153,9 @@ mod tests {
         let name = pack_name(LogNumber(300), &PackId([0xab; 32]));
         assert_eq!(parse_pack_name(&name), Some((LogNumber(300), PackId([0xab; 32]))));
         let id = "ab".repeat(32);
-        for other in ["packs/1/".to_string() + &id, "packs/zz/x".into(), format!("packs/+00000000000001f/{id}"), "x".into()] {
+        for other in
+            ["packs/1/".to_string() + &id, "packs/zz/x".into(), format!("packs/+00000000000001f/{id}"), "x".into()]
+        {
             assert_eq!(parse_pack_name(&other), None, "{other}");
         }
     }

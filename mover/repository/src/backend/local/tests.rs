@@ -158,6 +158,19 @@ fn stale_temporaries_are_hidden_and_dropped_writers_leave_none() {
 }
 
 #[test]
+fn a_failed_barrier_fails_all_later_ones() {
+    let (place, backend) = place();
+    let mut writer = backend.stream("packs/9/a");
+    block_on(writer.append(vec![Bytes::from_static(b"x")])).unwrap();
+    block_on(writer.finish()).unwrap();
+    std::fs::remove_dir_all(place.path.join("packs")).unwrap();
+    let first = block_on(backend.barrier()).unwrap_err();
+    std::fs::create_dir_all(place.path.join("packs/9")).unwrap();
+    let second = block_on(backend.barrier()).unwrap_err();
+    assert_eq!(first.to_string(), second.to_string());
+}
+
+#[test]
 fn dropping_a_future_does_not_undo_its_work() {
     let (_place, backend) = place();
     let mut writer = backend.stream("packs/1/a");
