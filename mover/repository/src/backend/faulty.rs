@@ -49,6 +49,8 @@ pub enum Effect {
     Io,
     /// The call takes effect, but its answer is lost and an error returned.
     LostAnswer,
+    /// The object is reported as missing.
+    NotFound,
     /// The call never resolves.
     Stall,
 }
@@ -163,7 +165,11 @@ impl Script {
 }
 
 fn injected(effect: Effect, object: &str) -> StorageError {
-    let errno = if effect == Effect::Full { libc::ENOSPC } else { libc::EIO };
+    let errno = match effect {
+        Effect::Full => libc::ENOSPC,
+        Effect::NotFound => libc::ENOENT,
+        Effect::Io | Effect::LostAnswer | Effect::Stall => libc::EIO,
+    };
     StorageError::new("reach (injected fault)", object, io::Error::from_raw_os_error(errno))
 }
 
@@ -172,7 +178,7 @@ fn apply<T: Send + 'static>(effect: Option<Effect>, object: &str, work: impl FnO
     match effect {
         None => work(),
         Some(Effect::Stall) => Box::pin(std::future::pending()),
-        Some(effect @ (Effect::Full | Effect::Io)) => ready(Err(injected(effect, object))),
+        Some(effect @ (Effect::Full | Effect::Io | Effect::NotFound)) => ready(Err(injected(effect, object))),
         Some(Effect::LostAnswer) => {
             let (future, error) = (work(), injected(Effect::LostAnswer, object));
             Box::pin(async move { future.await.and(Err(error)) })
@@ -246,7 +252,7 @@ struct FaultyWriter {
 impl FaultyWriter {
     fn enter(&mut self, operation: Operation, bytes: usize) -> Option<Effect> {
         let effect = self.script.lock().enter(operation, &self.name, bytes);
-        if let Some(effect @ (Effect::Full | Effect::Io)) = effect {
+        if let Some(effect @ (Effect::Full | Effect::Io | Effect::NotFound)) = effect {
             self.first_error.get_or_insert_with(|| {
                 let mut error = injected(effect, &self.name);
                 if error.kind == StorageErrorKind::Other {

@@ -154,7 +154,10 @@ pub(crate) mod ledger {
     use parking_lot::Mutex;
     use std::collections::HashSet;
 
-    static PAIRS: Mutex<Option<HashSet<([u8; 32], u32)>>> = Mutex::new(None);
+    /// BLAKE3 of the key, and the frame number.
+    type Pair = ([u8; 32], u32);
+
+    static PAIRS: Mutex<Option<HashSet<Pair>>> = Mutex::new(None);
 
     pub(crate) fn record(key: [u8; 32], number: u32) {
         let is_new = PAIRS.lock().get_or_insert_default().insert((key, number));

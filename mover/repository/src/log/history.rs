@@ -113,6 +113,16 @@ impl History {
         Seen::of(below, |other| if other == number { Some(hash) } else { self.outcome_hash(other) })
     }
 
+    /// Numbers read so far without an outcome.
+    pub(crate) fn without_outcome(&self) -> Vec<LogNumber> {
+        self.entries.iter().filter(|entry| entry.done.is_none()).map(|entry| entry.number).collect()
+    }
+
+    /// Takes apart what [`History::new`] put together.
+    pub(crate) fn into_parts(self) -> (Vec<LogEntry>, Vec<Option<[u8; 32]>>) {
+        (self.entries, self.hashes)
+    }
+
     /// Checks the outcome that saw most against what there is now.
     pub(crate) fn check_newest(&self) -> Result<()> {
         let seen_most = self

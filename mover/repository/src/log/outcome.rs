@@ -242,3 +242,50 @@ impl DoneRecord {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{open_record, point};
+    use super::super::{OpenRecord, Role};
+    use super::*;
+
+    #[test]
+    fn f27_each_cut_of_each_record_body_is_an_error() {
+        let done = |outcome| DoneRecord {
+            signer: VerifyingKey([1; 32]),
+            seen: Seen { below: LogNumber(9), without: vec![LogNumber(2), LogNumber(5)], digest: [2; 32] },
+            outcome,
+        };
+        let condemned = CondemnedPack { pack: PackId([4; 32]), writer: LogNumber(3), bytes: 5, bytes_live: 0 };
+        let reason = "because".to_owned();
+        let outcomes = [
+            Outcome::RecoveryPoint(point("set")),
+            Outcome::Fence { by: LogNumber(3), reason: reason.clone() },
+            Outcome::Forget { points: vec![ObjectId([1; 32])], reason: reason.clone() },
+            Outcome::Condemned { packs: vec![condemned], reason: reason.clone() },
+            Outcome::Rescued { packs: vec![PackId([1; 32])] },
+            Outcome::Damage {
+                frames: vec![
+                    HurtFrame { pack: PackId([1; 32]), frame: Some(3) },
+                    HurtFrame { pack: PackId([2; 32]), frame: None },
+                ],
+            },
+            Outcome::Checkpoint { below: LogNumber(7), live: vec![LogNumber(1)] },
+            Outcome::Ended { reason },
+        ];
+        for record in outcomes.map(done) {
+            let body = record.encode();
+            assert_eq!(DoneRecord::decode(&body).unwrap(), record);
+            for length in 0..body.len() {
+                assert!(DoneRecord::decode(&body[..length]).is_err(), "{record:?} cut at {length}");
+            }
+            assert!(DoneRecord::decode(&[&body[..], b"x"].concat()).is_err());
+        }
+        let signer = VerifyingKey([1; 32]);
+        let body = open_record(Role::Reader).encode(&signer);
+        assert_eq!(OpenRecord::decode(&body).unwrap(), (signer, open_record(Role::Reader)));
+        for length in 0..body.len() {
+            assert!(OpenRecord::decode(&body[..length]).is_err());
+        }
+    }
+}

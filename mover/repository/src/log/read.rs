@@ -56,7 +56,7 @@ pub(crate) async fn read_history(
                     hashes.push(read.done_hash);
                     entries.push(read.entry);
                 }
-                Ok(None) if !is_known => return finish(entries, hashes, damage.is_some()),
+                Ok(None) if !is_known => return finish(repository, entries, hashes, damage.is_some()).await,
                 Ok(None) => match &mut damage {
                     Some(damage) => {
                         damage.push(RepositoryError::HistoryGap { number: LogNumber(number) });
@@ -75,17 +75,36 @@ pub(crate) async fn read_history(
             }
         }
         if is_known && found_in_window == 0 {
-            return finish(entries, hashes, damage.is_some());
+            return finish(repository, entries, hashes, damage.is_some()).await;
         }
         next = window_end + 1;
     }
 }
 
-fn finish(entries: Vec<LogEntry>, hashes: Vec<Option<[u8; 32]>>, has_damage: bool) -> Result<History> {
+/// Puts the history together and compares it with what its outcomes saw.
+async fn finish(
+    repository: &Repository,
+    entries: Vec<LogEntry>,
+    hashes: Vec<Option<[u8; 32]>>,
+    is_lenient: bool,
+) -> Result<History> {
     let history = History::new(entries, hashes);
-    if !has_damage {
-        history.check_newest()?;
+    if is_lenient || history.check_newest().is_ok() {
+        return Ok(history);
     }
+    // A run may have committed after its number was read and before a later one was, whose
+    // outcome knows of it: what had no outcome is read once more.
+    let open_numbers = history.without_outcome();
+    let (mut entries, mut hashes) = history.into_parts();
+    let reads = open_numbers.into_iter().map(|number| read_number(repository, number));
+    for read in in_parallel(NUMBERS_IN_FLIGHT, reads).await {
+        let Some(read) = read? else { continue };
+        let index = (read.entry.number.0 - FIRST.0) as usize;
+        hashes[index] = read.done_hash;
+        entries[index] = read.entry;
+    }
+    let history = History::new(entries, hashes);
+    history.check_newest()?;
     Ok(history)
 }
 

@@ -189,8 +189,10 @@ impl Registration {
 impl Repository {
     /// The history, at least up to `known`, compared with what this client saw before.
     pub(crate) async fn history_at_least(&self, known: LogNumber) -> Result<History> {
+        // First: another process of this client may remember more while the history is read.
+        let remembered = self.remembered().await;
         let history = read_history(self, known, None).await?;
-        if let Some(seen) = self.remembered().await {
+        if let Some(seen) = remembered {
             history.check_seen(&seen, "this client")?;
         }
         self.remember(history.seen(LogNumber(history.highest().0 + 1))).await;

@@ -27,7 +27,7 @@ fn reopen(backend: &MemoryBackend, memory: Option<&Path>) -> Repository {
     block_on(Repository::open_with(Arc::new(backend.clone()), &credential(), options)).unwrap()
 }
 
-fn open_record(role: Role) -> OpenRecord {
+pub(super) fn open_record(role: Role) -> OpenRecord {
     OpenRecord {
         role,
         host: "host".to_owned(),
@@ -53,7 +53,7 @@ fn fileset() -> SealedFileset {
     }
 }
 
-fn point(set: &str) -> RecoveryPoint {
+pub(super) fn point(set: &str) -> RecoveryPoint {
     RecoveryPoint {
         id: ObjectId(random_array()),
         set: set.to_owned(),
@@ -281,46 +281,6 @@ fn f14_f27_each_flip_and_cut_of_a_record_is_an_error() {
 }
 
 #[test]
-fn f27_each_cut_of_each_record_body_is_an_error() {
-    let done = |outcome| DoneRecord {
-        signer: crate::crypto::VerifyingKey([1; 32]),
-        seen: Seen { below: LogNumber(9), without: vec![LogNumber(2), LogNumber(5)], digest: [2; 32] },
-        outcome,
-    };
-    let condemned = CondemnedPack { pack: PackId([4; 32]), writer: LogNumber(3), bytes: 5, bytes_live: 0 };
-    let reason = "because".to_owned();
-    let outcomes = [
-        Outcome::RecoveryPoint(point("set")),
-        Outcome::Fence { by: LogNumber(3), reason: reason.clone() },
-        Outcome::Forget { points: vec![ObjectId([1; 32])], reason: reason.clone() },
-        Outcome::Condemned { packs: vec![condemned], reason: reason.clone() },
-        Outcome::Rescued { packs: vec![PackId([1; 32])] },
-        Outcome::Damage {
-            frames: vec![
-                HurtFrame { pack: PackId([1; 32]), frame: Some(3) },
-                HurtFrame { pack: PackId([2; 32]), frame: None },
-            ],
-        },
-        Outcome::Checkpoint { below: LogNumber(7), live: vec![LogNumber(1)] },
-        Outcome::Ended { reason },
-    ];
-    for record in outcomes.map(done) {
-        let body = record.encode();
-        assert_eq!(DoneRecord::decode(&body).unwrap(), record);
-        for length in 0..body.len() {
-            assert!(DoneRecord::decode(&body[..length]).is_err(), "{record:?} cut at {length}");
-        }
-        assert!(DoneRecord::decode(&[&body[..], b"x"].concat()).is_err());
-    }
-    let signer = crate::crypto::VerifyingKey([1; 32]);
-    let body = open_record(Role::Reader).encode(&signer);
-    assert_eq!(OpenRecord::decode(&body).unwrap(), (signer, open_record(Role::Reader)));
-    for length in 0..body.len() {
-        assert!(OpenRecord::decode(&body[..length]).is_err());
-    }
-}
-
-#[test]
 fn a_rolled_back_history_is_noticed_by_a_client_that_saw_more() {
     let backend = MemoryBackend::new();
     init(&backend);
@@ -361,6 +321,36 @@ fn what_an_outcome_saw_is_checked_in_any_order_of_commits() {
     }
     commit_point(&repository, "set");
     assert_eq!(history(&repository).unwrap().recovery_points().len(), 4);
+}
+
+#[test]
+fn a_commit_while_the_history_is_read_is_no_alarm() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    for _ in 0..3 {
+        commit_point(&repository, "set");
+    }
+    let faulty = FaultyBackend::new(Arc::new(backend));
+    let reader = block_on(Repository::open(Arc::new(faulty.clone()), &credential())).unwrap();
+    // Number 1 is read before its outcome exists, number 3 after it knows of that outcome.
+    faulty.plan(Fault::at(Operation::Get, 1, Effect::NotFound).under(&done_name(FIRST)));
+    assert_eq!(history(&reader).unwrap().recovery_points().len(), 3);
+}
+
+#[test]
+fn several_runs_of_one_client_share_its_memory() {
+    let backend = MemoryBackend::new();
+    init(&backend);
+    let cache = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let repository = reopen(&backend, Some(cache.path()));
+                (0..10).for_each(|_| _ = commit_point(&repository, "set"));
+            });
+        }
+    });
+    assert_eq!(history(&reopen(&backend, Some(cache.path()))).unwrap().recovery_points().len(), 40);
 }
 
 #[test]
