@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+use mover_actors::error::Failure;
+use mover_repository::RepositoryError;
+use mover_repository::backend::StorageError;
+
 use super::exit::Exit;
 
 /// Why a command did not do what it was asked to.
@@ -44,6 +48,39 @@ impl CliError {
     }
 }
 
+fn exit_of(error: &RepositoryError) -> Exit {
+    match error {
+        RepositoryError::NotARepository { .. } => Exit::NoRepository,
+        RepositoryError::WrongKey => Exit::WrongKey,
+        RepositoryError::BadCredential { .. } => Exit::Usage,
+        RepositoryError::Fenced { .. } => Exit::InUse,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<RepositoryError> for CliError {
+    fn from(error: RepositoryError) -> CliError {
+        CliError { exit: exit_of(&error), message: error.to_string(), help: error.guidance() }
+    }
+}
+
+impl From<StorageError> for CliError {
+    fn from(error: StorageError) -> CliError {
+        RepositoryError::from(error).into()
+    }
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> CliError {
+        let below = failure.source.as_deref().and_then(|source| source.downcast_ref::<RepositoryError>());
+        let exit = below.map_or(Exit::Failed, exit_of);
+        let help = failure.guidance.clone().or_else(|| {
+            failure.retryable.then(|| "run the command again: what was stored before is kept and reused".to_owned())
+        });
+        CliError { exit, message: failure.to_string(), help }
+    }
+}
+
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -51,3 +88,18 @@ impl fmt::Display for CliError {
 }
 
 impl std::error::Error for CliError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_have_their_exit_codes() {
+        let place = "/x".to_owned();
+        assert_eq!(CliError::from(RepositoryError::NotARepository { place }).exit, Exit::NoRepository);
+        assert_eq!(CliError::from(RepositoryError::WrongKey).exit, Exit::WrongKey);
+        let failure = Failure::from(RepositoryError::WrongKey);
+        assert_eq!(CliError::from(failure).exit, Exit::WrongKey, "also through a job");
+        assert_eq!(CliError::from(Failure::internal("run", "", "x")).exit, Exit::Failed);
+    }
+}

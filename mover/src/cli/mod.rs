@@ -4,19 +4,33 @@
 //! other. Must never print a secret, nor let a name of any bytes reach a terminal unescaped.
 
 pub mod args;
+mod backup;
 mod compare;
 mod config_show;
+mod diff;
 mod doctor;
+mod dump;
+mod engine;
+mod entries;
 pub mod error;
+mod estimate;
 pub mod exit;
+mod filesets;
+mod init;
 mod interrupt;
+mod ls;
 mod output;
 mod point;
+mod points;
 pub mod process;
 mod progress_view;
+mod repository;
+mod restore;
 mod secret;
 mod table;
 mod text;
+mod try_it;
+mod try_report;
 pub mod units;
 
 use std::ffi::OsString;
@@ -85,6 +99,14 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
     let resolved = config::load(cli.settings(), file, variable)?.resolve(cores)?;
     let session = Session { output: Arc::clone(output), resolved };
     match &cli.command {
+        Command::Try(args) => try_it::run(&session, args),
+        Command::Init(args) => init::run(&session, args),
+        Command::Backup(args) => backup::run(&session, args),
+        Command::Points(args) => points::run(&session, args),
+        Command::Ls(args) => ls::run(&session, args),
+        Command::Diff(args) => diff::run(&session, args),
+        Command::Dump(args) => dump::run(&session, args),
+        Command::Restore(args) => restore::run(&session, args),
         Command::Doctor => doctor::run(&session),
         Command::Config(args) => match args.what {
             ConfigCommand::Show => config_show::run(&session),

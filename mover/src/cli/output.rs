@@ -46,9 +46,10 @@ impl Output {
         self.write(&[text.as_bytes(), b"\n"], false)
     }
 
-    /// One line that ends in a name of any bytes: escaped on a terminal, raw elsewhere.
-    pub fn line_with_name(&self, text: &str, name: &[u8], rest: &str) -> Result<()> {
-        self.write(&[text.as_bytes(), &self.name(name), rest.as_bytes(), b"\n"], false)
+    /// One line of several parts; names in it come from [`Output::name`].
+    pub fn line_of(&self, parts: &[&[u8]]) -> Result<()> {
+        let line = [&parts.concat()[..], b"\n"].concat();
+        self.write(&[&line], false)
     }
 
     /// A name as this output shows it.
@@ -89,6 +90,21 @@ impl Output {
         } else if !self.quiet {
             eprintln!("note: {text}");
         }
+    }
+
+    /// Something that a person must know whatever the mode; JSON carries it in the summary.
+    pub fn warn(&self, text: &str) {
+        eprintln!("mover: {text}");
+    }
+
+    /// A path that a rule left out.
+    pub fn excluded(&self, path: &[u8]) -> Result<()> {
+        if self.json {
+            let mut object = Map::new();
+            super::text::json_path(&mut object, path);
+            return self.object("excluded", Value::Object(object));
+        }
+        self.line_of(&[b"excluded ", &self.name(path)])
     }
 
     /// An exception that the exit code counts: shown in every mode.

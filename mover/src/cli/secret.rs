@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use mover_repository::keys::{Credential, KEY_FILE_BYTES_MAX};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
@@ -17,39 +18,39 @@ use super::exit::Exit;
 use super::output::Output;
 use crate::config::CredentialSource;
 
-/// Longest password, and largest key file, in bytes.
-const SECRET_BYTES_MAX: usize = 4096;
+/// Longest password in bytes; a password file may be as long as a key file.
+const PASSWORD_BYTES_MAX: usize = 4096;
 /// Random bytes in a new key file.
 const KEY_BYTES: usize = 32;
 
-/// What opens a repository, read but not yet tried.
-pub enum Secret {
-    /// A password.
-    Password(Zeroizing<String>),
-    /// The content of a key file.
-    Key(Zeroizing<Vec<u8>>),
-}
-
 /// Reads the secret that `source` names; `twice` asks a person to type a password a second time.
-pub fn read(source: &CredentialSource, twice: bool, output: &Output) -> Result<Secret> {
+pub fn read(source: &CredentialSource, twice: bool, output: &Output) -> Result<Credential> {
     match source {
         CredentialSource::EnvironmentPassword => {
             let value = Zeroizing::new(std::env::var_os("MOVER_PASSWORD").unwrap_or_default().into_vec());
-            password(value, "MOVER_PASSWORD").map(Secret::Password)
+            password(value, "MOVER_PASSWORD").map(Credential::Password)
         }
         CredentialSource::PasswordFile(path) => {
             let content = read_file(path, "password file", output)?;
             let line_end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
             let line = content[..line_end].strip_suffix(b"\r").unwrap_or(&content[..line_end]);
             let place = format!("password file {}", path.display());
-            password(Zeroizing::new(line.to_vec()), &place).map(Secret::Password)
+            password(Zeroizing::new(line.to_vec()), &place).map(Credential::Password)
         }
-        CredentialSource::KeyFile(path) => read_file(path, "key file", output).map(Secret::Key),
-        CredentialSource::Prompt => prompt(twice).map(Secret::Password),
+        CredentialSource::KeyFile(path) => key_credential(read_file(path, "key file", output)?),
+        CredentialSource::Prompt => prompt(twice).map(Credential::Password),
     }
 }
 
+/// The credential of a key file's content.
+pub fn key_credential(mut content: Zeroizing<Vec<u8>>) -> Result<Credential> {
+    Ok(Credential::key_file(std::mem::take(&mut *content))?)
+}
+
 fn password(bytes: Zeroizing<Vec<u8>>, place: &str) -> Result<Zeroizing<String>> {
+    if bytes.len() > PASSWORD_BYTES_MAX {
+        return Err(CliError::usage(format!("the password in {place} is longer than 4KiB"), "use a key file"));
+    }
     if bytes.is_empty() {
         return Err(CliError::usage(format!("the password in {place} is empty"), "put the password on its first line"));
     }
@@ -69,10 +70,10 @@ fn read_file(path: &Path, what: &str, output: &Output) -> Result<Zeroizing<Vec<u
         output.note(&format!("{what} {} can be read by others: chmod 600 it", path.display()));
     }
     // one allocation, so that no unwiped copy is left by growth
-    let mut content = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
-    file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut content).map_err(|error| cannot(&error))?;
-    if content.len() > SECRET_BYTES_MAX {
-        return Err(cannot(&"it is larger than 4KiB"));
+    let mut content = Zeroizing::new(Vec::with_capacity(KEY_FILE_BYTES_MAX + 1));
+    file.take(KEY_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut content).map_err(|error| cannot(&error))?;
+    if content.len() > KEY_FILE_BYTES_MAX {
+        return Err(cannot(&"it is larger than 64KiB"));
     }
     Ok(content)
 }
@@ -156,7 +157,7 @@ fn password_or_empty(bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>> {
 }
 
 fn read_keys(reader: &mut impl Read) -> Result<Zeroizing<Vec<u8>>> {
-    let mut typed = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX));
+    let mut typed = Zeroizing::new(Vec::with_capacity(KEY_FILE_BYTES_MAX));
     let mut key = Zeroizing::new([0u8]);
     loop {
         let end = reader.read(key.as_mut()).map_err(|error| CliError::system("read", "the terminal", error))? == 0;
@@ -169,7 +170,7 @@ fn read_keys(reader: &mut impl Read) -> Result<Zeroizing<Vec<u8>>> {
                 // the last character, not only its last byte
                 while typed.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
             }
-            byte if typed.len() < SECRET_BYTES_MAX => typed.push(byte),
+            byte if typed.len() < PASSWORD_BYTES_MAX => typed.push(byte),
             _ => return Err(CliError::usage("the password is longer than 4KiB", "use a key file")),
         }
     }
@@ -186,8 +187,8 @@ mod tests {
         let path = directory.path().join("password");
         std::fs::write(&path, content).unwrap();
         match read(&CredentialSource::PasswordFile(path), false, &Output::new(false, true))? {
-            Secret::Password(password) => Ok(password.as_str().to_owned()),
-            Secret::Key(_) => panic!("a password file is no key"),
+            Credential::Password(password) => Ok(password.as_str().to_owned()),
+            Credential::KeyFile(_) => panic!("a password file is no key"),
         }
     }
 
@@ -210,8 +211,8 @@ mod tests {
         assert_eq!(key.len(), 65);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         match read(&CredentialSource::KeyFile(path.clone()), false, &Output::new(false, true)).unwrap() {
-            Secret::Key(content) => assert_eq!(content, key),
-            Secret::Password(_) => panic!("a key file is no password"),
+            Credential::KeyFile(content) => assert_eq!(content, key),
+            Credential::Password(_) => panic!("a key file is no password"),
         }
         assert!(create_key_file(&path).is_err());
     }

@@ -159,8 +159,6 @@ fn defaults(shards: u32) -> Settings {
         backup: BackupSettings {
             exclude_caches: Some(false),
             one_file_system: Some(false),
-            level_min: Some(1),
-            level_max: Some(3),
             verify_before_upload: Some(VerifyBeforeUpload::Sample),
             ..BackupSettings::default()
         },
@@ -337,8 +335,8 @@ mod tests {
         assert_eq!(only_file.settings.repo.as_deref(), Some("/file"));
         assert_eq!((only_file.memory_bytes, only_file.shards), (256 << 20, 3));
         assert_eq!(only_file.settings.backup.level_max, Some(9));
-        assert_eq!(only_file.settings.backup.level_min, Some(1), "the default stays beside a key of the same table");
-        assert_eq!(origin_of(&only_file, "backup.level-min"), Some(&Origin::Default));
+        assert_eq!(only_file.settings.backup.one_file_system, Some(false), "a default beside keys of its table");
+        assert_eq!(origin_of(&only_file, "backup.one-file-system"), Some(&Origin::Default));
         assert!(matches!(origin_of(&only_file, "backup.exclude"), Some(Origin::File(_))));
 
         let environment = [("MOVER_REPO", "/environment")];
@@ -384,7 +382,7 @@ mod tests {
         assert_eq!((resolved.memory_bytes, resolved.shards), ((128 + 4 * 16) << 20, 4));
         let many = layers("memory = '128MiB'\nshards = 64\n", Settings::default(), &[]).unwrap().resolve(2).unwrap();
         assert_eq!(many.shards, 4);
-        for bad in ["memory = '127MiB'", "shards = 0", "[backup]\nlevel = 40", "[backup]\nlevel-min = 5"] {
+        for bad in ["memory = '127MiB'", "shards = 0", "[backup]\nlevel = 40", "[backup]\nlevel-min = 5\nlevel-max = 2"] {
             assert!(layers(bad, Settings::default(), &[]).unwrap().resolve(2).is_err(), "{bad}");
         }
     }

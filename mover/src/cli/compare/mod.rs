@@ -20,8 +20,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use mover_repository::ids::UnixNanos;
 
@@ -40,11 +40,16 @@ pub struct CompareOptions {
     pub exclude: Vec<PathBuf>,
     /// A difference of a file that changed at or after this time is explained by that.
     pub changed_since: Option<UnixNanos>,
-    /// Problems that were reported before, by absolute path of the original: they explain
-    /// differences of these paths and of what is below them.
-    pub reported: HashMap<Vec<u8>, String>,
+    /// What could not be read, by absolute path of the original: it explains every difference there
+    /// and below.
+    pub unread: HashMap<Vec<u8>, String>,
+    /// Attributes that could not be set, by absolute path: they explain differences of attributes, not
+    /// of content, of that entry alone.
+    pub attributes: HashMap<Vec<u8>, String>,
+    /// Set from outside, it ends the comparison early.
+    pub stop: Arc<AtomicBool>,
     /// Told about every byte compared.
-    pub progress: Option<std::sync::Arc<AtomicU64>>,
+    pub progress: Option<Arc<AtomicU64>>,
 }
 
 /// One difference.
@@ -161,7 +166,7 @@ impl Comparison {
 
     /// Records a difference of `path`. `facts` are those of the original, if it is there.
     fn differ(&self, path: &[u8], facts: Option<&Facts>, what: String) {
-        let explanation = self.explain(path, facts);
+        let explanation = self.explain(path, facts, &what);
         let mut report = self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match explanation {
             Some(_) => report.explained += 1,
@@ -178,14 +183,19 @@ impl Comparison {
         report.differences.push(Difference { path: path.to_vec(), what, explanation });
     }
 
-    fn explain(&self, path: &[u8], facts: Option<&Facts>) -> Option<String> {
+    fn explain(&self, path: &[u8], facts: Option<&Facts>, what: &str) -> Option<String> {
         let absolute = self.absolute(path);
-        let mut ancestor = Some(absolute.as_path());
-        while let Some(place) = ancestor {
-            if let Some(problem) = self.options.reported.get(place.as_os_str().as_bytes()) {
+        let is_content = what.starts_with("content") || what.starts_with("size") || what.starts_with("only in");
+        if let Some(problem) = self.options.attributes.get(absolute.as_os_str().as_bytes())
+            && !is_content
+        {
+            return Some(problem.clone());
+        }
+        if !self.options.unread.is_empty() {
+            let unread = |place: &Path| self.options.unread.get(place.as_os_str().as_bytes());
+            if let Some(problem) = absolute.ancestors().find_map(unread) {
                 return Some(problem.clone());
             }
-            ancestor = place.parent();
         }
         let since = self.options.changed_since?;
         // the facts may be older than the change that made the difference: look again

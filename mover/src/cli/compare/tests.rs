@@ -196,8 +196,13 @@ fn what_changed_or_vanished_meanwhile_is_explained() {
     let later = CompareOptions { changed_since: Some(UnixNanos(i128::MAX)), ..options() };
     assert!(compare_trees(&original, &copy, later).unwrap().unexplained >= 3);
     let mut excused = CompareOptions { threads: 1, ..CompareOptions::default() };
-    excused.reported.insert(original.as_os_str().as_bytes().to_vec(), "could not be read".to_owned());
+    excused.unread.insert(original.as_os_str().as_bytes().to_vec(), "could not be read".to_owned());
     assert_eq!(compare_trees(&original, &copy, excused).unwrap().unexplained, 0);
+    let mut attributes = CompareOptions { threads: 1, ..CompareOptions::default() };
+    attributes.attributes.insert(original.join("single").as_os_str().as_bytes().to_vec(), "no owner".to_owned());
+    let report = compare_trees(&original, &copy, attributes).unwrap();
+    let content = report.differences.iter().find(|difference| difference.what.starts_with("size"));
+    assert!(content.is_some_and(|difference| difference.explanation.is_none()), "{:?}", report.differences);
 }
 
 #[test]

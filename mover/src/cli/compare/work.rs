@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{Comparison, Root, content, entry};
@@ -85,6 +86,9 @@ impl Drop for Busy<'_> {
 impl Comparison {
     /// Does one item.
     pub fn work(&self, work: Work, queue: &Queue) {
+        if self.options.stop.load(Ordering::Relaxed) {
+            return;
+        }
         match work {
             Work::Root => self.pair(&self.original.directory, &self.copy.directory, b"", queue),
             Work::Directory(path) => self.directory(&path, queue),

@@ -1,0 +1,262 @@
+//! `mover backup`: files and directories, or standard input, into a recovery point.
+
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, VerifyBeforeUpload, run_backup};
+use mover_actors::runtime::stats::ActorSnapshot;
+use mover_actors::scratch::default_scratch;
+use mover_actors::source::Source;
+use mover_actors::source::stream::StreamSource;
+use mover_repository::manifest::check_path;
+use mover_repository::repository::Repository;
+use serde_json::json;
+
+use super::args::{self, BackupArgs};
+use super::engine::{Engine, View};
+use super::error::{CliError, Result};
+use super::estimate::Estimate;
+use super::exit::Exit;
+use super::filesets::{self, Root};
+use super::points::{grade_name, totals_json};
+use super::table::Table;
+use super::units::{human_bytes, human_count, human_duration};
+use super::{Session, repository};
+
+/// What is said when a signal asks a backup to stop.
+pub const ON_INTERRUPT: &str = "storing what is begun; what is stored is kept, and the next run goes on from there";
+
+/// Where a backup reads from, and what its set is called.
+struct Input {
+    source: Arc<dyn Source>,
+    default_set: String,
+    estimate: Option<Estimate>,
+}
+
+/// Backs up.
+pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
+    let settings = &session.resolved.settings;
+    // wrong usage is told before a password is asked for
+    repository::place(session)?;
+    let roots = match &args.stdin {
+        Some(name) => {
+            check_stream_name(name)?;
+            Vec::new()
+        }
+        None => filesets::roots(&args.paths, &settings.fileset)?,
+    };
+    let opened = repository::open(session)?;
+    let host = repository::host();
+    let input = match &args.stdin {
+        Some(name) => stream_input(&host, name)?,
+        None => file_input(session, args, &host, &roots)?,
+    };
+    let job = BackupJob {
+        set: settings.backup.set.clone().unwrap_or(input.default_set),
+        options: options(session, args, &opened)?,
+        repository: opened,
+        source: input.source,
+        host,
+        tags: settings.backup.tags.clone().unwrap_or_default(),
+        job: repository::new_job_id()?,
+        process_id: std::process::id(),
+        scratch: default_scratch(),
+    };
+    let set = job.set.clone();
+    let bytes_expected: Box<dyn Fn() -> Option<u64> + Send> = match &input.estimate {
+        Some(estimate) => Box::new(estimate.bytes()),
+        None => Box::new(|| None),
+    };
+    let engine = Engine::start(session)?;
+    let view = View { title: "backup", on_interrupt: ON_INTERRUPT, bytes_expected };
+    let started = Instant::now();
+    let make = move |runtime, progress: Arc<mover_actors::progress::Progress>, stop| async move {
+        let report = run_backup(runtime, job, Arc::clone(&progress), stop).await?;
+        Ok((report, progress.snapshot().actors))
+    };
+    let (report, actors) = engine.run(session, view, make)?;
+    print(session, args, &set, &report, started.elapsed())?;
+    if args.stats {
+        print_actors(session, &actors)?;
+    }
+    finish(session, args, &set, &report, started.elapsed())
+}
+
+/// A stream's name is a relative path without steps upwards, for it becomes one below the target.
+fn check_stream_name(name: &str) -> Result<()> {
+    if name.is_empty() || check_path(name.as_bytes()).is_err() {
+        return Err(CliError::usage(
+            format!("'{name}' cannot be the name of a stream"),
+            "give a relative path without '..', for example dump.sql",
+        ));
+    }
+    Ok(())
+}
+
+fn stream_input(host: &str, name: &str) -> Result<Input> {
+    let source = StreamSource::new(name.as_bytes().to_vec(), std::io::stdin())
+        .map_err(|error| CliError::system("read", "standard input", error))?;
+    let default_set = filesets::default_set(host, &[name.as_bytes()]);
+    Ok(Input { source: Arc::new(source), default_set, estimate: None })
+}
+
+fn file_input(session: &Session, args: &BackupArgs, host: &str, roots: &[Root]) -> Result<Input> {
+    let place = Path::new(repository::place(session)?);
+    let left_out = filesets::leave_out(place, "the repository itself was left out").into_iter().collect();
+    let source = filesets::source(session, roots, args.list_excluded, left_out)?;
+    let paths: Vec<&[u8]> = roots.iter().map(|root| root.path.as_os_str().as_bytes()).collect();
+    let is_watched = !session.output.json && !session.output.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let estimate = is_watched.then(|| Estimate::start(roots.iter().map(|root| root.path.clone()).collect()));
+    Ok(Input { source, default_set: filesets::default_set(host, &paths), estimate })
+}
+
+fn options(session: &Session, args: &BackupArgs, opened: &Repository) -> Result<BackupOptions> {
+    let backup = &session.resolved.settings.backup;
+    let levels = levels(session, opened)?;
+    Ok(BackupOptions {
+        memory_bytes: usize::try_from(session.resolved.memory_bytes).unwrap_or(usize::MAX),
+        levels,
+        verify_before_upload: match backup.verify_before_upload {
+            Some(args::VerifyBeforeUpload::Always) => VerifyBeforeUpload::Always,
+            Some(args::VerifyBeforeUpload::Never) => VerifyBeforeUpload::Never,
+            None | Some(args::VerifyBeforeUpload::Sample) => VerifyBeforeUpload::Sample,
+        },
+        reread_one_in: backup.reread.map(|share| u64::from(share.0)),
+        reread_salt: repository::now().0 as u64,
+        dry_run: args.dry_run,
+        ..BackupOptions::default()
+    })
+}
+
+/// A fixed level, or the bounds of the settings, or else those of the repository.
+fn levels(session: &Session, opened: &Repository) -> Result<RangeInclusive<i32>> {
+    let backup = &session.resolved.settings.backup;
+    if let Some(level) = backup.level {
+        return Ok(level..=level);
+    }
+    let bounds = &opened.config().compression;
+    let (own_lowest, own_highest) = (i32::from(bounds.level_min), i32::from(bounds.level_max));
+    let lowest = backup.level_min.unwrap_or(own_lowest.min(backup.level_max.unwrap_or(own_lowest)));
+    let highest = backup.level_max.unwrap_or(own_highest.max(lowest));
+    Ok(lowest..=highest)
+}
+
+fn print(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport, took: Duration) -> Result<()> {
+    let output = &session.output;
+    for note in &report.lists.notes {
+        output.note(note);
+    }
+    for path in &report.lists.excluded.paths {
+        output.excluded(path)?;
+    }
+    for problem in &report.lists.problems {
+        output.problem(&problem.path, &problem.cause);
+    }
+    for path in &report.lists.torn {
+        output.problem(path, "changed while it was read: recorded as torn");
+    }
+    if report.lists.problems_unlisted > 0 {
+        output.note(&format!("{} more problems are not listed", report.lists.problems_unlisted));
+    }
+    let totals = &report.totals;
+    let rate = totals.bytes as f64 / took.as_secs_f64().max(0.001);
+    let verb = if args.dry_run { "would back up" } else { "backed up" };
+    output.say(&format!(
+        "{verb} {} files, {} directories, {} others: {} in {} ({}/s)",
+        human_count(totals.files),
+        human_count(totals.directories),
+        human_count(totals.others),
+        human_bytes(totals.bytes),
+        human_duration(took),
+        human_bytes(rate as u64),
+    ))?;
+    output.say(&format!(
+        "read {}, new {}, stored {}; {} files unchanged",
+        human_bytes(totals.bytes_read),
+        human_bytes(totals.bytes_new),
+        human_bytes(totals.bytes_stored),
+        human_count(report.counts.files_reused),
+    ))?;
+    if totals.excluded + totals.sockets_skipped > 0 {
+        output.say(&format!(
+            "left out: {} by rules ({}), {} sockets",
+            human_count(totals.excluded),
+            human_bytes(report.lists.excluded.bytes),
+            human_count(totals.sockets_skipped),
+        ))?;
+    }
+    if let Some(point) = &report.point {
+        output.say(&format!("recovery point {} of set {set} ({})", &point.id.to_string()[..16], grade_name(point.grade)))?;
+    }
+    Ok(())
+}
+
+/// How many things are in the recovery point otherwise than they should be.
+pub fn exceptions(report: &BackupReport) -> u64 {
+    report.lists.problems.len() as u64 + report.lists.problems_unlisted + report.totals.files_torn
+}
+
+fn finish(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport, took: Duration) -> Result<Exit> {
+    let exit = if report.interrupted { Exit::Interrupted } else { Exit::from_exceptions(exceptions(report)) };
+    let mut fields = totals_json(&report.totals);
+    let own = json!({
+        "point": report.point.as_ref().map(|point| point.id.to_string()),
+        "parent": report.parent.map(|parent| parent.to_string()),
+        "set": set,
+        "grade": report.point.as_ref().map(|point| grade_name(point.grade)),
+        "dry_run": args.dry_run,
+        "interrupted": report.interrupted,
+        "files_reused": report.counts.files_reused,
+        "chunks": report.counts.chunks,
+        "chunks_new": report.counts.chunks_new,
+        "problems": report.lists.problems.len() as u64 + report.lists.problems_unlisted,
+        "packs": report.packs,
+        "segments": report.segments,
+        "frames_verified": report.frames_verified.0,
+        "frames_mismatched": report.frames_verified.1,
+        "levels": report.levels.iter().map(|(level, frames)| json!({ "level": level, "frames": frames })).collect::<Vec<_>>(),
+        "seconds": took.as_secs_f64(),
+        "exit_code": exit.code(),
+    });
+    if let serde_json::Value::Object(own) = own {
+        fields.extend(own);
+    }
+    session.output.object("summary", serde_json::Value::Object(fields))?;
+    if report.interrupted {
+        session.output.warn("interrupted: no recovery point was made; what is stored is kept: run it again to go on from there");
+    }
+    Ok(exit)
+}
+
+fn print_actors(session: &Session, actors: &[ActorSnapshot]) -> Result<()> {
+    let seconds = |time: Duration| format!("{:.2}", time.as_secs_f64());
+    let mut table = Table::new(&["actor", ">shard", ">busy s", ">starved s", ">blocked s", ">waiting s", ">messages"]);
+    for actor in actors {
+        table.row(vec![
+            actor.name.to_owned(),
+            actor.shard.to_string(),
+            seconds(actor.busy),
+            seconds(actor.starved),
+            seconds(actor.blocked),
+            seconds(actor.waiting),
+            human_count(actor.messages),
+        ]);
+        let fields = json!({
+            "actor": actor.name,
+            "shard": actor.shard,
+            "busy_seconds": actor.busy.as_secs_f64(),
+            "starved_seconds": actor.starved.as_secs_f64(),
+            "blocked_seconds": actor.blocked.as_secs_f64(),
+            "waiting_seconds": actor.waiting.as_secs_f64(),
+            "messages": actor.messages,
+        });
+        session.output.object("actor", fields)?;
+    }
+    for line in table.lines() {
+        session.output.say(&line)?;
+    }
+    Ok(())
+}

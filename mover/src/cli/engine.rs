@@ -1,0 +1,84 @@
+//! Runs jobs on the shards: progress on one side, interruption on the other.
+//!
+//! The shards are started once a process and serve all its jobs, one after another.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use mover_actors::error::Failure;
+use mover_actors::progress::Progress;
+use mover_actors::runtime::{ShardOptions, ShardRuntime, Shards, StopSignal};
+
+use super::Session;
+use super::error::{CliError, Result};
+use super::interrupt;
+use super::progress_view::{ProgressView, Snapshot};
+
+/// The shards of this process.
+pub struct Engine {
+    shards: Shards,
+}
+
+/// What a job shows while it runs.
+pub struct View {
+    /// Its name, the first word of a bar or line.
+    pub title: &'static str,
+    /// What is said when the first signal asks it to stop.
+    pub on_interrupt: &'static str,
+    /// Bytes that are expected, as far as anybody but the job itself knows; asked again and again.
+    pub bytes_expected: Box<dyn Fn() -> Option<u64> + Send>,
+}
+
+impl Engine {
+    /// Starts the shards.
+    ///
+    /// # Errors
+    /// If the kernel refuses an executor.
+    pub fn start(session: &Session) -> Result<Engine> {
+        let options = ShardOptions { shards: session.resolved.shards };
+        let shards = Shards::start(options).map_err(|error| {
+            let help = error.guidance().unwrap_or_else(|| "`mover doctor` looks for the cause".to_owned());
+            CliError::failed(error.to_string(), help)
+        })?;
+        Ok(Engine { shards })
+    }
+
+    /// Runs one job to its end, shows its progress, and passes the first signal on to it.
+    pub fn run<T, F, Fut>(&self, session: &Session, view: View, make: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(ShardRuntime, Arc<Progress>, StopSignal) -> Fut + Send + 'static,
+        Fut: Future<Output = std::result::Result<T, Failure>> + 'static,
+    {
+        let progress = Progress::new();
+        let stop = StopSignal::new();
+        let to_stop = stop.clone();
+        let on_interrupt = view.on_interrupt;
+        let _graceful = interrupt::graceful(move || {
+            eprintln!("interrupted: {on_interrupt} (once more to stop at once)");
+            to_stop.request();
+        });
+        let interval = session.resolved.settings.progress_interval.map_or(std::time::Duration::from_secs(5), |p| p.0);
+        let shown = Arc::clone(&progress);
+        let from_outside = view.bytes_expected;
+        let bar = ProgressView::start(&session.output, view.title, interval, move || snapshot(&shown, &*from_outside));
+        let result = self.shards.run(move |runtime| make(runtime, progress, stop));
+        drop(bar);
+        Ok(result?)
+    }
+}
+
+fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snapshot {
+    let now = progress.snapshot();
+    // a large file counts as done at its end; what was read of it before that is progress too
+    let bytes = now.counts.bytes.max(now.counts.bytes_read);
+    let found = (now.bytes_expected > 0).then_some(now.bytes_expected);
+    let bytes_expected = if now.scan_finished { found } else { from_outside().map(|bytes| bytes.max(now.bytes_expected)) };
+    Snapshot {
+        files: now.counts.files,
+        bytes,
+        bytes_expected,
+        bytes_new: Some(now.counts.bytes_new).filter(|bytes| *bytes > 0),
+        bytes_stored: Some(now.counts.bytes_stored),
+    }
+}

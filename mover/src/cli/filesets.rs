@@ -1,0 +1,197 @@
+//! What a backup reads: the PATH arguments, the filesets of the config file, or standard input.
+
+use std::fs;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mover_actors::source::file::{ExcludedInode, FileSource, FileSourceOptions};
+use mover_actors::source::filter::{FilterOptions, FilterRule};
+use mover_actors::source::{
+    Attributes, FileKind, FileRequest, FilesRead, FilesetSpec, Listed, Listing, Source, SourceFile, SourceFuture, Stat,
+};
+
+use super::Session;
+use super::error::{CliError, Result};
+use super::text::escape;
+use crate::config::{BackupSettings, FilesetSettings};
+
+/// One path with rules of its own.
+pub struct Root {
+    /// Real absolute path.
+    pub path: PathBuf,
+    rules: Vec<FilterRule>,
+}
+
+/// The paths to back up: those that were typed, or else those of the config file.
+///
+/// # Errors
+/// None at all (exit 2), or one that does not exist (exit 1).
+pub fn roots(typed: &[PathBuf], configured: &[FilesetSettings]) -> Result<Vec<Root>> {
+    let named: Vec<FilesetSettings> = match typed {
+        [] => configured.to_vec(),
+        paths => paths
+            .iter()
+            .map(|path| FilesetSettings { path: path.clone(), exclude: Vec::new(), include: Vec::new() })
+            .collect(),
+    };
+    if named.is_empty() {
+        return Err(CliError::usage(
+            "nothing to back up was named",
+            "give one or more PATHs, --stdin NAME, or [[fileset]] entries in the config file",
+        ));
+    }
+    let mut roots: Vec<Root> = Vec::new();
+    for fileset in named {
+        let path = real_path(&fileset.path)?;
+        if roots.iter().any(|root| root.path == path) {
+            return Err(CliError::usage(format!("{} is named twice", path.display()), "name each PATH once"));
+        }
+        let mut rules: Vec<FilterRule> = fileset.exclude.into_iter().map(rule).collect();
+        rules.extend(fileset.include.into_iter().map(FilterRule::Include));
+        roots.push(Root { path, rules });
+    }
+    Ok(roots)
+}
+
+/// The path with every link in it followed: what restore can put back without following any.
+pub fn real_path(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path).map_err(|error| {
+        CliError::system("back up", escape(path.as_os_str().as_bytes()), error)
+            .with_help("name a file or directory that exists and that you may enter")
+    })
+}
+
+fn rule(pattern: String) -> FilterRule {
+    match pattern.strip_prefix('!') {
+        Some(pattern) => FilterRule::Include(pattern.to_owned()),
+        None => FilterRule::Exclude(pattern),
+    }
+}
+
+/// The filter that the settings describe; files of rules come first, the last match decides.
+fn filter(backup: &BackupSettings, name_excluded: bool) -> FilterOptions {
+    let files = backup.exclude_file.iter().flatten().cloned().map(FilterRule::ExcludeFile);
+    let patterns = backup.exclude.iter().flatten().cloned().map(rule);
+    FilterOptions {
+        rules: files.chain(patterns).collect(),
+        exclude_caches: backup.exclude_caches.unwrap_or(false),
+        exclude_if_present: backup.exclude_if_present.iter().flatten().map(|name| name.clone().into_bytes()).collect(),
+        one_file_system: backup.one_file_system.unwrap_or(false),
+        bytes_max: backup.max_size.map(|size| size.0),
+        bytes_min: backup.min_size.map(|size| size.0),
+        name_excluded,
+    }
+}
+
+/// Leaves a directory out by what it is, wherever it lies; nothing if it is not on this machine.
+pub fn leave_out(place: &Path, note: &str) -> Option<ExcludedInode> {
+    let metadata = fs::metadata(place).ok()?;
+    Some(ExcludedInode { device: metadata.dev(), inode: metadata.ino(), note: note.to_owned() })
+}
+
+/// The source of these roots under the settings of `[backup]`.
+pub fn source(
+    session: &Session,
+    roots: &[Root],
+    name_excluded: bool,
+    left_out: Vec<ExcludedInode>,
+) -> Result<Arc<dyn Source>> {
+    let base = filter(&session.resolved.settings.backup, name_excluded);
+    let open = |paths: Vec<PathBuf>, own_rules: &[FilterRule]| {
+        let mut options = FileSourceOptions::new(paths);
+        options.filter = base.clone();
+        options.filter.rules.extend_from_slice(own_rules);
+        options.excluded_inodes = left_out.clone();
+        options.threads = session.resolved.shards.max(2) * 2;
+        FileSource::new(options)
+            .map_err(|error| CliError::failed(error.to_string(), "check the path, or the pattern, and run it again"))
+    };
+    if roots.iter().all(|root| root.rules.is_empty()) {
+        let paths = roots.iter().map(|root| root.path.clone()).collect();
+        return Ok(Arc::new(open(paths, &[])?));
+    }
+    let mut parts = Vec::new();
+    for root in roots {
+        parts.push(open(vec![root.path.clone()], &root.rules)?);
+    }
+    Ok(Arc::new(Sequence { parts }))
+}
+
+/// Several sources of one fileset each as one, so that each fileset can have rules of its own.
+struct Sequence {
+    parts: Vec<FileSource>,
+}
+
+impl Source for Sequence {
+    fn describe(&self) -> String {
+        self.parts.iter().map(Source::describe).collect::<Vec<_>>().join(", ")
+    }
+
+    fn fileset_count(&self) -> usize {
+        self.parts.len()
+    }
+
+    fn fileset(&self, k: usize) -> FilesetSpec {
+        self.parts[k].fileset(0)
+    }
+
+    fn root(&self, k: usize) -> SourceFuture<Listed> {
+        self.parts[k].root(0)
+    }
+
+    fn list(&self, k: usize, directory: &[u8]) -> SourceFuture<Listing> {
+        self.parts[k].list(0, directory)
+    }
+
+    fn stat(&self, k: usize, path: &[u8]) -> SourceFuture<Stat> {
+        self.parts[k].stat(0, path)
+    }
+
+    fn attributes(&self, k: usize, path: &[u8], kind: FileKind) -> SourceFuture<Attributes> {
+        self.parts[k].attributes(0, path, kind)
+    }
+
+    fn read_files(&self, k: usize, files: Vec<FileRequest>, buffer: Vec<u8>) -> SourceFuture<FilesRead> {
+        self.parts[k].read_files(0, files, buffer)
+    }
+
+    fn open_file(&self, k: usize, path: &[u8], stat: &Stat) -> SourceFuture<Arc<dyn SourceFile>> {
+        self.parts[k].open_file(0, path, stat)
+    }
+}
+
+/// The default set: `<host>:<sorted absolute paths>`, printable, paths joined by commas.
+pub fn default_set(host: &str, paths: &[&[u8]]) -> String {
+    let mut names: Vec<String> = paths.iter().map(|path| escape(path).replace(',', "\\x2c")).collect();
+    names.sort();
+    format!("{host}:{}", names.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::Exit;
+
+    #[test]
+    fn the_default_set_does_not_depend_on_the_order_of_paths() {
+        assert_eq!(default_set("web", &[b"/srv", b"/etc"]), "web:/etc,/srv");
+        assert_ne!(default_set("web", &[b"/a,/b"]), default_set("web", &[b"/a", b"/b"]));
+        assert_eq!(default_set("web", &[b"/a\xff"]), "web:/a\\xff");
+    }
+
+    #[test]
+    fn roots_are_real_paths_named_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        let found = roots(&[real.join("link")], &[]).unwrap();
+        assert_eq!(found[0].path, real);
+        let exit_of = |typed: &[PathBuf]| roots(typed, &[]).err().map(|error| error.exit);
+        assert_eq!(exit_of(&[]), Some(Exit::Usage));
+        assert_eq!(exit_of(&[real.clone(), real.join("link")]), Some(Exit::Usage));
+        assert_eq!(exit_of(&[real.join("missing")]), Some(Exit::Failed));
+    }
+}

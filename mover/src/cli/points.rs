@@ -1,0 +1,105 @@
+//! `mover points`: the recovery points, oldest first.
+
+use futures_lite::future::block_on;
+use mover_repository::limits::FORMAT_VERSION;
+use mover_repository::log::{Grade, RecoveryPoint, Totals};
+use serde_json::{Map, Value, json};
+
+use super::Session;
+use super::args::PointsArgs;
+use super::error::Result;
+use super::exit::Exit;
+use super::repository;
+use super::table::Table;
+use super::text::{escape, local_time, rfc3339};
+use super::units::human_bytes;
+
+/// Lists them.
+pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
+    let opened = repository::open(session)?;
+    let history = block_on(opened.history())?;
+    let output = &session.output;
+    let mut table = Table::new(&["id", "time", "set", "host", "tags", ">size", ">new", "grade", ">errors"]);
+    let mut count = 0u64;
+    let in_set = |point: &RecoveryPoint| args.set.as_ref().is_none_or(|set| point.set == *set);
+    for (_, point) in history.points().filter(|(_, point)| in_set(point)) {
+        count += 1;
+        output.object("point", point_json(point))?;
+        table.row(vec![
+            point.id.to_string()[..16].to_owned(),
+            local_time(point.finished),
+            escape(point.set.as_bytes()),
+            escape(point.host.as_bytes()),
+            escape(point.tags.join(",").as_bytes()),
+            human_bytes(point.totals.bytes),
+            human_bytes(point.totals.bytes_new),
+            grade_name(point.grade).to_owned(),
+            point.errors.to_string(),
+        ]);
+    }
+    if count > 0 && !output.json {
+        for line in table.lines() {
+            output.line(&line)?;
+        }
+    }
+    if FORMAT_VERSION == 0 && !output.json {
+        output.note("the format of this repository is draft 0: a later version of mover may not read it");
+    }
+    if count == 0 {
+        output.say("no recovery point yet: make one with `mover backup`")?;
+    }
+    let fields = json!({ "repository": opened.id().to_string(), "points": count, "draft": FORMAT_VERSION == 0 });
+    output.object("summary", fields)?;
+    Ok(Exit::Done)
+}
+
+/// The name of a grade.
+pub fn grade_name(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Torn => "torn",
+        Grade::Stable => "stable",
+        Grade::Snapshot => "snapshot",
+    }
+}
+
+/// The fields of totals, by their names.
+pub fn totals_json(totals: &Totals) -> Map<String, Value> {
+    let fields = json!({
+        "files": totals.files,
+        "directories": totals.directories,
+        "others": totals.others,
+        "bytes": totals.bytes,
+        "bytes_read": totals.bytes_read,
+        "bytes_new": totals.bytes_new,
+        "bytes_stored": totals.bytes_stored,
+        "files_torn": totals.files_torn,
+        "files_unreadable": totals.files_unreadable,
+        "sockets_skipped": totals.sockets_skipped,
+        "excluded": totals.excluded,
+    });
+    match fields {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+fn point_json(point: &RecoveryPoint) -> Value {
+    let paths: Vec<String> = point.paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+    let mut fields = totals_json(&point.totals);
+    let own = json!({
+        "id": point.id.to_string(),
+        "set": point.set,
+        "host": point.host,
+        "paths": paths,
+        "tags": point.tags,
+        "started": rfc3339(point.started),
+        "finished": rfc3339(point.finished),
+        "parent": point.parent.map(|parent| parent.to_string()),
+        "grade": grade_name(point.grade),
+        "errors": point.errors,
+    });
+    if let Value::Object(own) = own {
+        fields.extend(own);
+    }
+    Value::Object(fields)
+}

@@ -1,0 +1,138 @@
+//! Opening the repository that the settings name, and the recovery points in it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_lite::future::block_on;
+use mover_repository::RepositoryError;
+use mover_repository::backend::{Backend, LocalBackend, StorageErrorKind};
+use mover_repository::chunk_reader::ChunkReader;
+use mover_repository::ids::{ObjectId, UnixNanos};
+use mover_repository::index::Index;
+use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Role};
+use mover_repository::repository::{OpenOptions, Repository};
+
+use super::Session;
+use super::error::{CliError, Result};
+use super::point::{self, Candidate};
+use super::secret;
+
+/// The place that the settings name.
+pub fn place(session: &Session) -> Result<&str> {
+    session.resolved.settings.repo.as_deref().filter(|place| !place.is_empty()).ok_or_else(|| {
+        CliError::usage("no repository was named", "give one with -r, or set MOVER_REPO or `repo` in the config file")
+    })
+}
+
+/// The store at `place`; with `create` a directory is made if need be.
+///
+/// # Errors
+/// A kind of place that this build does not know (exit 2), no directory (exit 10), storage errors.
+pub fn backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
+    if let Some((scheme, _)) = place.split_once("://") {
+        return Err(CliError::usage(
+            format!("a repository at {scheme}:// is not supported by this build"),
+            "name a directory",
+        ));
+    }
+    match LocalBackend::open(place, create) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) if !create && error.kind == StorageErrorKind::NotFound => {
+            Err(RepositoryError::NotARepository { place: place.to_owned() }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where this client remembers which history it has seen: `$XDG_STATE_HOME/mover` or
+/// `~/.local/state/mover`.
+pub fn memory_directory() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("mover"))
+}
+
+/// Opens the repository of the settings.
+pub fn open(session: &Session) -> Result<Repository> {
+    let backend = backend(place(session)?, false)?;
+    // whether there is a repository at all is said before a person is asked for its password
+    block_on(probe(backend.as_ref()))?;
+    let credential = secret::read(&session.resolved.credential, false, &session.output)?;
+    let options = OpenOptions { memory_directory: memory_directory() };
+    Ok(block_on(Repository::open_with(backend, &credential, options))?)
+}
+
+async fn probe(backend: &dyn Backend) -> Result<()> {
+    match backend.size("config").await {
+        Err(error) if error.kind == StorageErrorKind::NotFound => {
+            Err(RepositoryError::NotARepository { place: backend.describe() }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of this host.
+pub fn host() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    if name.is_empty() { "localhost".to_owned() } else { name.into_owned() }
+}
+
+/// Now, by the clock of this machine.
+pub fn now() -> UnixNanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixNanos(since.as_nanos() as i128)
+}
+
+/// A fresh id for a job.
+pub fn new_job_id() -> Result<ObjectId> {
+    secret::random_hex()?
+        .parse()
+        .map_err(|_| CliError::failed("no id could be drawn", "look at /dev/urandom of this machine"))
+}
+
+/// Registers as a reader. A repository that cannot be written is read all the same: `None`.
+pub fn register_reader(session: &Session, repository: &Repository, set: &str) -> Result<Option<Registration>> {
+    let open = OpenRecord {
+        role: Role::Reader,
+        host: host(),
+        process_id: std::process::id(),
+        set: set.to_owned(),
+        job: new_job_id()?,
+        adopts: None,
+        started: now(),
+    };
+    match block_on(repository.register(open)) {
+        Ok(registration) => Ok(Some(registration)),
+        Err(RepositoryError::Storage(error)) if cannot_write(error.kind) => {
+            session.output.note("the repository cannot be written: reading without a registration");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn cannot_write(kind: StorageErrorKind) -> bool {
+    matches!(kind, StorageErrorKind::ReadOnly | StorageErrorKind::PermissionDenied | StorageErrorKind::Full)
+}
+
+/// The recovery point that `spec` names.
+pub fn find_point(history: &History, spec: &str, set: Option<&str>) -> Result<RecoveryPoint> {
+    let points = history.recovery_points();
+    let candidate = |point: &RecoveryPoint| Candidate {
+        id: point.id.to_string(),
+        set: point.set.clone(),
+        finished: point.finished,
+    };
+    let candidates: Vec<Candidate> = points.iter().map(|(_, point)| candidate(point)).collect();
+    let chosen = point::resolve(spec, set, &candidates)?;
+    Ok(points[chosen].1.clone())
+}
+
+/// What reads chunks for the listings; a quarter of the budget is for the index, a quarter for
+/// decoded frames.
+pub fn chunk_reader(session: &Session, repository: &Repository, history: &History) -> Result<Arc<ChunkReader>> {
+    let share = usize::try_from(session.resolved.memory_bytes / 4).unwrap_or(usize::MAX);
+    let index = block_on(Index::load_or_rebuild(repository, history, share))?;
+    Ok(Arc::new(ChunkReader::new(repository, index, share.min(256 << 20))))
+}
