@@ -59,6 +59,7 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
         options: options(session, args, &opened)?,
         repository: opened,
         source: input.source,
+        is_stream: args.stdin.is_some(),
         host,
         tags: settings.backup.tags.clone().unwrap_or_default(),
         job: repository::new_job_id()?,
@@ -108,7 +109,8 @@ fn file_input(session: &Session, args: &BackupArgs, host: &str, roots: &[Root]) 
     let left_out = filesets::leave_out(place, "the repository itself was left out").into_iter().collect();
     let source = filesets::source(session, roots, args.list_excluded, left_out)?;
     let paths: Vec<&[u8]> = roots.iter().map(|root| root.path.as_os_str().as_bytes()).collect();
-    let is_watched = !session.output.json && !session.output.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let is_watched =
+        !session.output.json && !session.output.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let estimate = is_watched.then(|| Estimate::start(roots.iter().map(|root| root.path.clone()).collect()));
     Ok(Input { source, default_set: filesets::default_set(host, &paths), estimate })
 }
@@ -189,7 +191,11 @@ fn print(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport,
         ))?;
     }
     if let Some(point) = &report.point {
-        output.say(&format!("recovery point {} of set {set} ({})", &point.id.to_string()[..16], grade_name(point.grade)))?;
+        output.say(&format!(
+            "recovery point {} of set {set} ({})",
+            &point.id.to_string()[..16],
+            grade_name(point.grade)
+        ))?;
     }
     Ok(())
 }
@@ -226,7 +232,9 @@ fn finish(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport
     }
     session.output.object("summary", serde_json::Value::Object(fields))?;
     if report.interrupted {
-        session.output.warn("interrupted: no recovery point was made; what is stored is kept: run it again to go on from there");
+        session
+            .output
+            .warn("interrupted: no recovery point was made; what is stored is kept: run it again to go on from there");
     }
     Ok(exit)
 }

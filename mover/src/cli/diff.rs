@@ -140,7 +140,9 @@ fn difference(old: &Entry, new: &Entry) -> Option<char> {
     if !same_type && !(is_name(&old.kind) && is_name(&new.kind)) {
         return Some('T');
     }
-    if old.kind == Kind::File && new.kind == Kind::File && (old.content != new.content || old.meta.size != new.meta.size)
+    if old.kind == Kind::File
+        && new.kind == Kind::File
+        && (old.content != new.content || old.meta.size != new.meta.size)
     {
         return Some('M');
     }

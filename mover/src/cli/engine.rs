@@ -73,7 +73,8 @@ fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snap
     // a large file counts as done at its end; what was read of it before that is progress too
     let bytes = now.counts.bytes.max(now.counts.bytes_read);
     let found = (now.bytes_expected > 0).then_some(now.bytes_expected);
-    let bytes_expected = if now.scan_finished { found } else { from_outside().map(|bytes| bytes.max(now.bytes_expected)) };
+    let bytes_expected =
+        if now.scan_finished { found } else { from_outside().map(|bytes| bytes.max(now.bytes_expected)) };
     Snapshot {
         files: now.counts.files,
         bytes,

@@ -43,7 +43,11 @@ pub fn find<'p>(chunks: &Arc<ChunkReader>, point: &'p RecoveryPoint, path: &Path
         }
     }
     Err(CliError::failed(
-        format!("there is no {} in recovery point {}", escape(path.as_os_str().as_bytes()), &point.id.to_string()[..16]),
+        format!(
+            "there is no {} in recovery point {}",
+            escape(path.as_os_str().as_bytes()),
+            &point.id.to_string()[..16]
+        ),
         "`mover ls` without a path shows the roots",
     ))
 }

@@ -1,7 +1,6 @@
 //! What a backup reads: the PATH arguments, the filesets of the config file, or standard input.
 
 use std::fs;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

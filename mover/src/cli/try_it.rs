@@ -91,7 +91,8 @@ fn check_room(place: &Path, found: &Found) -> Result<()> {
     let needed = found.bytes_allocated.min(found.bytes).saturating_mul(2).saturating_add(SPARE_BYTES);
     let help = "set TMPDIR to a directory on a file system with more room, or try a smaller PATH";
     if free < needed {
-        let message = format!("{} has {} free, the trial may need {}", place.display(), human_bytes(free), human_bytes(needed));
+        let message =
+            format!("{} has {} free, the trial may need {}", place.display(), human_bytes(free), human_bytes(needed));
         return Err(CliError::failed(message, help));
     }
     // file systems that make inodes as they need them report none at all
@@ -138,6 +139,7 @@ impl Trial<'_> {
         let job = BackupJob {
             repository: self.repository.clone(),
             source: Arc::new(source),
+            is_stream: false,
             set: "try".to_owned(),
             host: repository::host(),
             tags: Vec::new(),
@@ -149,7 +151,8 @@ impl Trial<'_> {
         let bytes = self.found.bytes;
         let view = View { title, on_interrupt: "ending the trial", bytes_expected: Box::new(move || Some(bytes)) };
         let started = Instant::now();
-        let report = self.engine.run(self.session, view, move |rt, progress, stop| run_backup(rt, job, progress, stop))?;
+        let report =
+            self.engine.run(self.session, view, move |rt, progress, stop| run_backup(rt, job, progress, stop))?;
         for note in report.lists.notes.iter().filter(|_| title == "backup") {
             self.session.output.note(note);
         }
@@ -175,7 +178,8 @@ impl Trial<'_> {
         job.memory_bytes = usize::try_from(self.session.resolved.memory_bytes).unwrap_or(usize::MAX);
         let view = View { title: "restore", on_interrupt: "ending the trial", bytes_expected: Box::new(|| None) };
         let started = Instant::now();
-        let report = self.engine.run(self.session, view, move |rt, progress, stop| run_restore(rt, job, progress, stop))?;
+        let report =
+            self.engine.run(self.session, view, move |rt, progress, stop| run_restore(rt, job, progress, stop))?;
         let step = Step {
             name: "restore",
             files: report.totals.files,
@@ -214,7 +218,8 @@ impl Trial<'_> {
             options.attributes.insert([b"/", &problem.path[..]].concat(), restore::attribute_text(problem));
         }
         let expected = self.found.bytes;
-        let interval = self.session.resolved.settings.progress_interval.map_or(std::time::Duration::from_secs(5), |p| p.0);
+        let interval =
+            self.session.resolved.settings.progress_interval.map_or(std::time::Duration::from_secs(5), |p| p.0);
         let _view = ProgressView::start(&self.session.output, "compare", interval, move || Snapshot {
             bytes: bytes.load(std::sync::atomic::Ordering::Relaxed),
             bytes_expected: Some(expected),

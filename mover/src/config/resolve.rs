@@ -382,7 +382,8 @@ mod tests {
         assert_eq!((resolved.memory_bytes, resolved.shards), ((128 + 4 * 16) << 20, 4));
         let many = layers("memory = '128MiB'\nshards = 64\n", Settings::default(), &[]).unwrap().resolve(2).unwrap();
         assert_eq!(many.shards, 4);
-        for bad in ["memory = '127MiB'", "shards = 0", "[backup]\nlevel = 40", "[backup]\nlevel-min = 5\nlevel-max = 2"] {
+        for bad in ["memory = '127MiB'", "shards = 0", "[backup]\nlevel = 40", "[backup]\nlevel-min = 5\nlevel-max = 2"]
+        {
             assert!(layers(bad, Settings::default(), &[]).unwrap().resolve(2).is_err(), "{bad}");
         }
     }
