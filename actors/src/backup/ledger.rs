@@ -83,6 +83,15 @@ impl Ledger {
         if is_due { self.flush().await } else { Ok(()) }
     }
 
+    /// Takes over packs that an earlier run finished and did not live to index: this run relies on
+    /// them, so its next segment names them.
+    pub fn adopt(&self, packs: Vec<PackContents>) {
+        for contents in &packs {
+            self.repository.backend().adopt(&contents.info().object_name());
+        }
+        self.state.lock().written.extend(packs);
+    }
+
     /// Makes the names of all written packs durable, then indexes their chunks.
     pub async fn flush(&self) -> Result<(), Failure> {
         let _turn = self.flushing.acquire(1).await;

@@ -190,6 +190,9 @@ impl Run {
         let points = history.recovery_points();
         let parent = points.into_iter().rev().map(|(_, point)| point).find(|point| point.set == set);
         let ledger = Ledger::new(repository.clone(), index.clone(), claims.clone(), Box::new(clock::monotonic));
+        if writer.is_some() {
+            ledger.adopt(index.take_adopted());
+        }
         let chunks = Arc::new(ChunkReader::new(&repository, index.clone(), shares.pages_bytes));
         let shared = JobShared {
             repository,

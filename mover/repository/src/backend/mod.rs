@@ -178,6 +178,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Resolves when every object whose `finish` resolved before this call is durable by name.
     fn barrier(&self) -> IoFuture<()>;
 
+    /// Says that an object which somebody else finished, perhaps without a barrier, is about to be
+    /// relied on: the next barrier covers it too. Nothing to do where a name is durable once seen.
+    fn adopt(&self, _name: &str) {}
+
     /// Removes an object.
     fn delete(&self, name: &str) -> IoFuture<()>;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use hashbrown::{HashMap, HashSet};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{RepositoryError, Result};
 use crate::ids::ObjectId;
@@ -93,6 +93,7 @@ impl Index {
             resident: Table::default(),
             blocks: Blocks::new(budget_bytes),
             overlay: Overlay::new(),
+            adopted: Mutex::default(),
             packs: RwLock::new(Packs::default()),
             locations: AtomicU64::new(0),
             has_blocks: AtomicBool::new(false),
@@ -158,7 +159,10 @@ impl Index {
                 continue;
             }
             match read_contents(&self.repository, &object.name).await {
-                Ok(contents) => self.insert(&contents),
+                Ok(contents) => {
+                    self.insert(&contents);
+                    self.adopted.get_mut().push(contents);
+                }
                 Err(cause) => {
                     let failure = Unreadable { object: object.name, cause };
                     report(&failure);

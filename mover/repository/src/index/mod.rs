@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::{HashMap, HashSet};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 pub use builder::{SegmentBuilder, compact};
 use segment::Segment;
@@ -77,6 +77,8 @@ pub struct Index {
     resident: Table,
     blocks: Blocks,
     overlay: Overlay,
+    /// Packs that no segment names, until a writer takes them over.
+    adopted: Mutex<Vec<PackContents>>,
     packs: RwLock<Packs>,
     /// Locations known, duplicates included.
     locations: AtomicU64,
@@ -196,6 +198,12 @@ impl Index {
             }
         }
         self.locations.fetch_add(contents.chunk_count() as u64, Ordering::Relaxed);
+    }
+
+    /// The packs that were found without a segment when the index was loaded. A writer that relies
+    /// on them makes their names durable and names them in a segment of its own.
+    pub fn take_adopted(&self) -> Vec<PackContents> {
+        std::mem::take(&mut *self.adopted.lock())
     }
 
     /// Number of locations known, duplicates included.

@@ -234,6 +234,11 @@ impl Directory {
         }
     }
 
+    /// The next barrier covers the name of an object that another process published.
+    pub(super) fn adopt(&self, name: &str) {
+        self.dirty.lock().insert(parent_of(name).to_owned());
+    }
+
     /// Opens a new temporary beside `name`, making its directories.
     pub(super) fn open_temporary(&self, name: &str) -> Result<(OwnedFd, String), StorageError> {
         let parent = parent_of(name);

@@ -175,6 +175,10 @@ impl Backend for LocalBackend {
         completed("sync", "directories", self.syncers.run(move || directory.sync_dirty()))
     }
 
+    fn adopt(&self, name: &str) {
+        self.directory.adopt(name);
+    }
+
     fn delete(&self, name: &str) -> IoFuture<()> {
         self.run(&self.syncers, "delete", name, Directory::delete)
     }
