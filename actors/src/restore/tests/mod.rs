@@ -1,1 +1,8 @@
-//! Tests of the restore pipeline against hand-built repositories.
+//! Tests of the restore pipeline: real shards and real directories, repositories built by hand.
+
+mod content;
+mod cramped;
+mod damage;
+mod fixture;
+mod rules;
+mod shape;
