@@ -25,3 +25,5 @@ pub use repository::{InitOptions, KeyRights, OpenOptions, Repository};
 
 #[cfg(test)]
 mod decoder_tests;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -251,3 +251,6 @@ impl Index {
         !self.absent.frames.is_empty() && self.absent.frames.contains(&(self.pack(pack).id, frame))
     }
 }
+
+#[cfg(test)]
+mod tests;

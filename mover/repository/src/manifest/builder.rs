@@ -21,7 +21,7 @@ use crate::manifest::entry::{
 };
 use crate::manifest::page::{Child, PAGE_HEADER_BYTES, PIECE_RECORD_BYTES_MAX, Page, PageKind};
 use crate::manifest::page::{finish_page, put_child, start_page};
-use crate::manifest::path::{path_cmp, separator};
+use crate::manifest::path::{common_prefix, path_cmp, separator};
 use crate::pack::PackClass;
 use crate::repository::Repository;
 
@@ -31,6 +31,9 @@ const CUT_ENTRIES_MIN: usize = 16;
 const LEAF_ENTRIES_EXPECTED: u64 = 256;
 /// Expected number of children between two cuts of inner pages.
 const CHILDREN_EXPECTED: u64 = 128;
+
+/// Upper bound of a child's record beside its separator.
+const CHILD_RECORD_BYTES: usize = 128;
 
 /// Takes the entries of one fileset in path order and gives pages as they are complete.
 pub struct ManifestBuilder {
@@ -111,9 +114,10 @@ impl ManifestBuilder {
         let names_bytes = names_bytes_max(&entry);
         let structure_bytes = structure_bytes_max(&entry);
         let leaf = &self.leaf;
+        let shared = self.last_path.as_ref().map_or(0, |last| common_prefix(last, &entry.path));
         let full = leaf.count == LEAF_ENTRIES_MAX
             || leaf.path_bytes + entry.path.len() > PAGE_PATH_BYTES_MAX
-            || leaf.names.len() + names_bytes > PAGE_BYTES_CUT
+            || leaf.names.len() + names_bytes - shared > PAGE_BYTES_CUT
             || leaf.structure.len() + structure_bytes > PAGE_BYTES_CUT;
         if full && leaf.count > 0 {
             self.close_leaf(pages)?;
@@ -215,9 +219,13 @@ impl ManifestBuilder {
             self.levels.push(Inner::new(level));
         }
         let inner = &self.levels[at];
+        let suffix = child.separator.len() - common_prefix(&inner.last_separator, &child.separator);
+        let page_bytes = inner.page.len() + suffix + CHILD_RECORD_BYTES;
+        // Two children at least, or the levels would not end.
         let full = inner.count == PAGE_CHILDREN_MAX
             || inner.path_bytes + child.separator.len() > PAGE_PATH_BYTES_MAX
-            || inner.page.len() + child.separator.len() + 128 > PAGE_BYTES_CUT;
+            || (inner.count >= 2 && page_bytes > PAGE_BYTES_CUT)
+            || page_bytes > PAGE_BYTES_MAX;
         if full && inner.count > 0 {
             self.close_inner(at, pages)?;
         }

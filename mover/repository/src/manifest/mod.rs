@@ -27,3 +27,6 @@ pub use parent::{Parent, ParentMatch};
 pub use path::{check_path, is_within, path_cmp};
 pub use reader::ManifestReader;
 pub use root::ManifestRoot;
+
+#[cfg(test)]
+mod tests;

@@ -17,3 +17,6 @@ pub use frame::{Codec, FRAME_PAYLOAD_BYTES_MAX, FRAME_PREFIX_BYTES, FRAME_TAG_BY
 pub use header::{PACK_HEADER_BYTES, PackClass, PackInfo, TRAILER_BYTES, pack_name, parse_pack_name};
 pub use opener::{PackOpener, open_contents, read_contents};
 pub use sealer::PackSealer;
+
+#[cfg(test)]
+mod tests;
