@@ -4,6 +4,7 @@
 //! HTTP servers or the command line. `FORMAT.md` specifies every byte written here.
 
 pub mod backend;
+mod blocking;
 pub mod chunk_reader;
 pub mod codec;
 pub mod config;
@@ -18,7 +19,9 @@ pub mod log;
 mod lru;
 pub mod manifest;
 pub mod pack;
+pub mod repair;
 pub mod repository;
+pub mod verify;
 
 pub use error::{RepositoryError, Result};
 pub use repository::{InitOptions, KeyRights, OpenOptions, Repository};

@@ -22,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use builder::{SegmentBuilder, compact};
 use segment::Segment;
+pub(crate) use segment::parse_segment_name;
 
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, ObjectId, PackId};

@@ -130,14 +130,12 @@ pub struct ContentReader {
     stack: Vec<(ListChild, u8)>,
     /// Pieces of the tree not yet given, to notice a list that is longer or shorter than promised.
     expected: u64,
-    /// List pages read so far, for whoever marks what is in use.
-    trace: Option<Vec<ChunkId>>,
 }
 
 impl ContentReader {
     /// Starts at the first piece.
     pub fn new(chunks: Arc<ChunkReader>, content: &Content) -> Self {
-        let mut reader = ContentReader { chunks, ready: Vec::new(), stack: Vec::new(), expected: 0, trace: None };
+        let mut reader = ContentReader { chunks, ready: Vec::new(), stack: Vec::new(), expected: 0 };
         match content {
             Content::Inline(pieces) => {
                 reader.ready.extend(pieces.iter().rev());
@@ -186,21 +184,7 @@ impl ContentReader {
         }
     }
 
-    /// Remembers the ids of the pages that are read, see [`ContentReader::take_trace`].
-    pub(crate) fn with_trace(mut self) -> Self {
-        self.trace = Some(Vec::new());
-        self
-    }
-
-    /// Ids of the list pages read since the last call.
-    pub(crate) fn take_trace(&mut self) -> Vec<ChunkId> {
-        self.trace.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
     async fn descend(&mut self, child: ListChild, level: u8) -> Result<()> {
-        if let Some(trace) = &mut self.trace {
-            trace.push(child.id);
-        }
         let page: Bytes = self.chunks.read(&child.id).await?;
         let decoded =
             ListPage::decode(&page, level).map_err(|error| corrupt(&format!("list page {}", child.id), &error))?;

@@ -27,6 +27,8 @@ pub use parent::{Parent, ParentMatch};
 pub use path::{check_path, is_within, path_cmp};
 pub use reader::ManifestReader;
 pub use root::ManifestRoot;
+pub(crate) use page::Child;
+pub(crate) use reader::{decode_leaf, decode_structure_page, leaf_digests_match, read_inner};
 
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,8 @@ use crate::codec::DecodeError;
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::limits::{PAGE_LEVELS_MAX, PAGE_PATH_BYTES_MAX};
-use crate::manifest::entry::{Entry, Kind, decode_names, decode_structure, take_path};
+use crate::crypto::Secrets;
+use crate::manifest::entry::{Content, Entry, Kind, decode_names, decode_structure, skim_structure, take_path};
 use crate::manifest::page::{Child, InnerPage, PageKind, open_leaf_page};
 use crate::manifest::path::{check_path, is_within, path_cmp};
 use crate::manifest::{Identity, ManifestRoot};
@@ -286,16 +287,27 @@ pub(crate) fn decode_leaf(names: &[u8], structure: &[u8]) -> std::result::Result
     Ok(entries)
 }
 
-/// Digests of a leaf's structure page and those that its names page should have; for verify.
+/// Contents of the entries of a structure page, for whoever cannot read names.
+pub(crate) fn decode_structure_page(structure: &[u8]) -> std::result::Result<Vec<Content>, DecodeError> {
+    let (mut input, count) = open_leaf_page(structure, PageKind::Structure)?;
+    let mut contents = Vec::with_capacity(count);
+    for _ in 0..count {
+        contents.push(decode_structure(&mut input)?.content);
+    }
+    input.finish()?;
+    Ok(contents)
+}
+
+/// True if the digests of a structure page are those of `entries`.
 pub(crate) fn leaf_digests_match(
-    secrets: &crate::crypto::Secrets,
+    secrets: &Secrets,
     entries: &[Entry],
     structure: &[u8],
 ) -> std::result::Result<bool, DecodeError> {
     let (mut input, _) = open_leaf_page(structure, PageKind::Structure)?;
     let mut buffer = Vec::new();
     for entry in entries {
-        let digest = crate::manifest::entry::skim_structure(&mut input)?;
+        let digest = skim_structure(&mut input)?;
         Identity::of(&entry.meta).digest_input(&entry.path, &mut buffer);
         if secrets.identity_digest(&buffer) != digest {
             return Ok(false);

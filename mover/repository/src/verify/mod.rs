@@ -1,0 +1,251 @@
+//! Checks a repository: records, tables of contents, index, manifests and, if asked, all data.
+//!
+//! Blocks, and uses threads of its own for reading and decoding: never call it on an executor
+//! thread. Changes nothing. Memory: the index budget, a few frames a thread, and lists that are cut
+//! at [`LISTED_MAX`] with their full length counted. No damage may make it panic or stop early.
+
+mod manifests;
+mod packs;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use crate::blocking::block_on;
+use crate::chunk_reader::ChunkReader;
+use crate::error::{RepositoryError, Result};
+use crate::ids::{LogNumber, ObjectId, PackId};
+use crate::index::Index;
+use crate::log::{History, HurtFrame};
+use crate::pack::parse_pack_name;
+use crate::repository::Repository;
+
+/// Items that a list of the report holds at most; the rest is counted.
+pub const LISTED_MAX: usize = 10_000;
+
+/// How much of the data to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Data {
+    /// Tables and manifests only.
+    #[default]
+    None,
+    /// About this share of the packs, another one each time.
+    Percent(u8),
+    /// Everything.
+    All,
+}
+
+/// How to verify.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// How much of the data to read.
+    pub data: Data,
+    /// Threads that read and decode, at least one.
+    pub threads: usize,
+    /// Memory for the index, in bytes.
+    pub index_bytes: usize,
+    /// Memory for decoded frames, in bytes.
+    pub cache_bytes: usize,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        VerifyOptions { data: Data::None, threads: 1, index_bytes: 32 << 20, cache_bytes: 16 << 20 }
+    }
+}
+
+/// What is being checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Tables of contents against the index; `done` counts packs.
+    Contents,
+    /// Frames and chunks; `done` counts packs.
+    Data,
+    /// Manifests; `done` counts filesets.
+    Manifests,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// What is being checked.
+    pub phase: Phase,
+    /// Items done in this phase.
+    pub done: u64,
+    /// Items of this phase.
+    pub total: u64,
+    /// Sealed bytes read in the phase of data.
+    pub bytes: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone)]
+pub struct VerifyError {
+    /// Name of the object.
+    pub object: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A file of a recovery point that cannot be restored as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HurtFile {
+    /// The set.
+    pub set: String,
+    /// The recovery point.
+    pub point: ObjectId,
+    /// Source path of the fileset.
+    pub root_path: Vec<u8>,
+    /// Path in the fileset; of a manifest page that cannot be read, where it begins.
+    pub path: Vec<u8>,
+    /// What is missing.
+    pub reason: String,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// Recovery points checked.
+    pub points: u64,
+    /// Entries in manifests checked; pages shared by points count once.
+    pub entries: u64,
+    /// Chunks looked up for these entries.
+    pub chunks: u64,
+    /// Packs whose tables were checked.
+    pub packs: u64,
+    /// Packs that no index segment names, of writers that have no recovery point: no error.
+    pub packs_unindexed: u64,
+    /// Packs whose data was read.
+    pub packs_read: u64,
+    /// Sealed bytes read for that.
+    pub bytes_read: u64,
+    /// Frames of data packs whose seal was checked but not their content, for want of the read key.
+    pub frames_unopened: u64,
+    /// What is wrong, at most [`LISTED_MAX`].
+    pub errors: Vec<VerifyError>,
+    /// How many errors there are.
+    pub errors_total: u64,
+    /// Files that cannot be restored, at most [`LISTED_MAX`].
+    pub hurt_files: Vec<HurtFile>,
+    /// How many there are.
+    pub hurt_files_total: u64,
+    /// Frames and packs that do not open, for a damage record; at most [`LISTED_MAX`].
+    pub hurt_frames: Vec<HurtFrame>,
+}
+
+impl VerifyReport {
+    /// True if nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.errors_total == 0 && self.hurt_files_total == 0
+    }
+}
+
+/// What the phases share.
+struct Verifier<'a> {
+    repository: &'a Repository,
+    history: History,
+    index: Arc<Index>,
+    chunks: Arc<ChunkReader>,
+    options: VerifyOptions,
+    /// Packs that exist, with their length.
+    present: HashMap<PackId, u64>,
+    progress: &'a (dyn Fn(VerifyProgress) + Sync),
+    bytes: AtomicU64,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    report: VerifyReport,
+    hurt: HashSet<(PackId, u32)>,
+}
+
+/// Checks the repository and reports what is wrong. Blocks; `progress` is called from several
+/// threads.
+///
+/// # Errors
+/// Only what keeps it from starting: the store cannot be listed.
+pub fn verify(
+    repository: &Repository,
+    options: &VerifyOptions,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<VerifyReport> {
+    let (history, damage) = block_on(repository.history_with_damage())?;
+    let index = block_on(Index::load(repository, &history, options.index_bytes))?;
+    let chunks = Arc::new(ChunkReader::new(repository, index.clone(), options.cache_bytes));
+    let listed = block_on(repository.backend().list("packs"))?;
+    let present = listed.iter().filter_map(|object| Some((parse_pack_name(&object.name)?.1, object.bytes))).collect();
+    let verifier = Verifier {
+        repository,
+        history,
+        index,
+        chunks,
+        options: options.clone(),
+        present,
+        progress,
+        bytes: AtomicU64::new(0),
+        found: Mutex::new(Found::default()),
+    };
+    for error in damage {
+        verifier.error("log", error);
+    }
+    for unreadable in verifier.index.unreadable() {
+        verifier.error(&unreadable.object, &unreadable.cause);
+    }
+    verifier.check_packs(listed);
+    verifier.check_manifests();
+    Ok(verifier.found.into_inner().report)
+}
+
+impl Verifier<'_> {
+    fn error(&self, object: &str, reason: impl ToString) {
+        let mut found = self.found.lock();
+        found.report.errors_total += 1;
+        if found.report.errors.len() < LISTED_MAX {
+            found.report.errors.push(VerifyError { object: object.to_string(), reason: reason.to_string() });
+        }
+    }
+
+    fn hurt_frame(&self, pack: PackId, frame: u32) {
+        let mut found = self.found.lock();
+        if found.hurt.insert((pack, frame)) && found.report.hurt_frames.len() < LISTED_MAX {
+            found.report.hurt_frames.push(HurtFrame { pack, frame: Some(frame) });
+        }
+    }
+
+    /// A pack of which nothing can be used.
+    fn hurt_pack(&self, pack: PackId) {
+        let mut found = self.found.lock();
+        if found.report.hurt_frames.len() < LISTED_MAX {
+            found.report.hurt_frames.push(HurtFrame { pack, frame: None });
+        }
+    }
+
+    fn hurt_file(&self, file: HurtFile) {
+        let mut found = self.found.lock();
+        found.report.hurt_files_total += 1;
+        if found.report.hurt_files.len() < LISTED_MAX {
+            found.report.hurt_files.push(file);
+        }
+    }
+
+    fn is_committed(&self, writer: LogNumber) -> bool {
+        self.history.entry(writer).is_some_and(|entry| entry.outcome().is_some())
+    }
+
+    fn report_progress(&self, phase: Phase, done: u64, total: u64) {
+        (self.progress)(VerifyProgress { phase, done, total, bytes: self.bytes.load(Ordering::Relaxed) });
+    }
+}
+
+/// The error without the object, which the report names beside it.
+fn reason_of(error: &RepositoryError) -> String {
+    match error {
+        RepositoryError::Corrupt { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,191 @@
+//! Checks packs: each table against the index, then, if asked, each frame and chunk.
+//!
+//! A pack is read front to back in runs of about 4 MiB. Threads take packs from one list.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use crate::backend::{ObjectMeta, StorageErrorKind};
+use crate::blocking::block_on;
+use crate::crypto::random_array;
+use crate::error::{RepositoryError, Result};
+use crate::pack::{FrameInfo, PackContents, PackOpener, parse_pack_name, read_contents};
+use crate::verify::{Data, Phase, Verifier, reason_of};
+
+/// Bytes that one read of a pack asks for.
+const RUN_BYTES: u64 = 4 << 20;
+
+impl Verifier<'_> {
+    /// Checks the listed packs, and that every pack which the index names is among them.
+    pub(super) fn check_packs(&self, listed: Vec<ObjectMeta>) {
+        for pack in self.index.packs() {
+            if !self.present.contains_key(&pack.id) {
+                self.error(&pack.object_name(), "the pack is missing, but the index names it");
+                self.hurt_pack(pack.id);
+            }
+        }
+        let salt = random_array();
+        let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let total = listed.len() as u64;
+        let phase = if self.options.data == Data::None { Phase::Contents } else { Phase::Data };
+        self.report_progress(phase, 0, total);
+        let work = || {
+            while let Some(object) = listed.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.check_pack(object, is_sampled(self.options.data, &salt, &object.name));
+                self.report_progress(phase, done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.options.threads.max(1) {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+
+    fn check_pack(&self, object: &ObjectMeta, with_data: bool) {
+        if parse_pack_name(&object.name).is_none() {
+            self.error(&object.name, "its name is not that of a pack");
+            return;
+        }
+        let contents = match block_on(read_contents(self.repository, &object.name)) {
+            Ok(contents) => contents,
+            Err(error) => {
+                self.error(&object.name, reason_of(&error));
+                return;
+            }
+        };
+        self.found.lock().report.packs += 1;
+        self.check_index(&contents);
+        if with_data {
+            let bytes = contents.bytes;
+            self.check_data(&contents, &object.name);
+            let mut found = self.found.lock();
+            found.report.packs_read += 1;
+            found.report.bytes_read += bytes;
+        }
+    }
+
+    /// Every chunk of the pack is in the index, at the place where the table has it.
+    fn check_index(&self, contents: &PackContents) {
+        let Some(pack) = self.index.find_pack(&contents.id) else {
+            let is_absent = self.history.condemned().contains(&contents.id);
+            if self.is_committed(contents.writer) && !is_absent && !self.is_hurt_pack(contents) {
+                self.error(&contents.info().object_name(), "no index segment names the pack; run `mover repair index`");
+            } else {
+                self.found.lock().report.packs_unindexed += 1;
+            }
+            return;
+        };
+        let hurt = self.history.hurt_locations();
+        for frame in &contents.frames {
+            if hurt.contains(&contents.id, frame.number) {
+                continue;
+            }
+            let mut offset = 0;
+            for (id, bytes) in &frame.chunks {
+                let is_there = block_on(self.index.locations(id)).is_ok_and(|found| {
+                    found.iter().any(|location| {
+                        location.pack == pack
+                            && location.frame == frame.number
+                            && u64::from(location.frame_offset) == frame.offset
+                            && location.frame_bytes == frame.sealed_bytes
+                            && location.chunk_offset == offset
+                            && location.chunk_bytes == *bytes
+                    })
+                });
+                if !is_there {
+                    let name = contents.info().object_name();
+                    self.error(&name, format!("the index lacks chunk {id} of frame {}", frame.number));
+                }
+                offset += bytes;
+            }
+        }
+    }
+
+    fn is_hurt_pack(&self, contents: &PackContents) -> bool {
+        self.history.hurt_locations().contains(&contents.id, u32::MAX)
+    }
+
+    fn check_data(&self, contents: &PackContents, name: &str) {
+        let opener = match PackOpener::new(self.repository.secrets(), &contents.info()) {
+            Ok(opener) => Some(opener),
+            Err(RepositoryError::NoReadKey { .. }) => None,
+            Err(error) => {
+                self.error(name, reason_of(&error));
+                contents.frames.iter().for_each(|frame| self.hurt_frame(contents.id, frame.number));
+                return;
+            }
+        };
+        let mut frames = &contents.frames[..];
+        while let Some(first) = frames.first() {
+            let end = |frame: &FrameInfo| frame.offset + u64::from(frame.sealed_bytes);
+            let count = frames.iter().take_while(|frame| end(frame) - first.offset <= RUN_BYTES).count().max(1);
+            let (run, rest) = frames.split_at(count);
+            frames = rest;
+            let range = first.offset..run.last().map_or(first.offset, end);
+            let bytes = self.read_run(name, range.clone());
+            for frame in run {
+                let checked = bytes.as_ref().map_err(Clone::clone).and_then(|bytes| {
+                    let from = (frame.offset - range.start) as usize;
+                    self.check_frame(opener.as_ref(), frame, bytes.slice(from..from + frame.sealed_bytes as usize))
+                });
+                if let Err(error) = checked {
+                    self.error(&format!("{name} frame {}", frame.number), reason_of(&error));
+                    self.hurt_frame(contents.id, frame.number);
+                }
+            }
+            self.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads a run again if the error says that this may help.
+    fn read_run(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+        let read = || block_on(self.repository.backend().get_range(name, range.clone()));
+        match read() {
+            Ok(bytes) => Ok(bytes),
+            Err(error) if error.kind == StorageErrorKind::Other => read().map_err(RepositoryError::Storage),
+            Err(error) => Err(RepositoryError::Storage(error)),
+        }
+    }
+
+    fn check_frame(&self, opener: Option<&PackOpener>, frame: &FrameInfo, sealed: Bytes) -> Result<()> {
+        if *blake3::hash(&sealed).as_bytes() != frame.blake3 {
+            return Err(RepositoryError::corrupt("frame", "its bytes are not those that were stored"));
+        }
+        let Some(opener) = opener else {
+            self.found.lock().report.frames_unopened += 1;
+            return Ok(());
+        };
+        let plain = opener.open_frame_bytes(frame.number, sealed)?;
+        let mut at = 0usize;
+        for (id, bytes) in &frame.chunks {
+            let chunk = plain.get(at..at.saturating_add(*bytes as usize));
+            let Some(chunk) = chunk else {
+                return Err(RepositoryError::corrupt("frame", "it is shorter than its chunks"));
+            };
+            if self.repository.secrets().chunk_id(chunk) != *id {
+                return Err(RepositoryError::corrupt("frame", format!("chunk {id} has other bytes")));
+            }
+            at += chunk.len();
+        }
+        match at == plain.len() {
+            true => Ok(()),
+            false => Err(RepositoryError::corrupt("frame", "it is longer than its chunks")),
+        }
+    }
+}
+
+/// Whether a pack is in the share that is read this time.
+fn is_sampled(data: Data, salt: &[u8; 32], name: &str) -> bool {
+    match data {
+        Data::None => false,
+        Data::All => true,
+        Data::Percent(percent) => {
+            let hash = blake3::keyed_hash(salt, name.as_bytes());
+            let draw = u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("four bytes"));
+            u64::from(draw) * 100 < u64::from(percent.min(100)) << 32
+        }
+    }
+}
