@@ -29,4 +29,6 @@ pub use repository::{InitOptions, KeyRights, OpenOptions, Repository};
 #[cfg(test)]
 mod decoder_tests;
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 pub(crate) mod testing;

@@ -52,21 +52,7 @@ impl SegmentBuilder {
     pub fn add(&mut self, contents: &PackContents) {
         let pack = self.packs.len() as u32;
         self.packs.push(contents.info());
-        for frame in &contents.frames {
-            let mut chunk_offset = 0;
-            for (id, bytes) in &frame.chunks {
-                self.entries.push(SegmentEntry {
-                    id: *id,
-                    pack,
-                    frame: frame.number,
-                    frame_offset: frame.offset,
-                    frame_bytes: frame.sealed_bytes,
-                    chunk_offset,
-                    chunk_bytes: *bytes,
-                });
-                chunk_offset += bytes;
-            }
-        }
+        push_entries(&mut self.entries, pack, contents);
     }
 
     fn add_entries(
@@ -116,6 +102,25 @@ impl SegmentBuilder {
                     Err(RepositoryError::corrupt(name, "other bytes are there"))
                 }
             }
+        }
+    }
+}
+
+/// Appends a location for every chunk of a pack at position `pack` of the pack table.
+pub(super) fn push_entries(entries: &mut Vec<SegmentEntry>, pack: u32, contents: &PackContents) {
+    for frame in &contents.frames {
+        let mut chunk_offset = 0;
+        for (id, bytes) in &frame.chunks {
+            entries.push(SegmentEntry {
+                id: *id,
+                pack,
+                frame: frame.number,
+                frame_offset: frame.offset,
+                frame_bytes: frame.sealed_bytes,
+                chunk_offset,
+                chunk_bytes: *bytes,
+            });
+            chunk_offset += bytes;
         }
     }
 }

@@ -255,3 +255,17 @@ impl Index {
 
 #[cfg(test)]
 mod tests;
+
+/// A level 0 segment of one pack, for the test vectors.
+#[cfg(test)]
+pub(crate) fn encode_test_segment(
+    secrets: &crate::crypto::Secrets,
+    id: &ObjectId,
+    contents: &PackContents,
+) -> bytes::Bytes {
+    let mut entries = Vec::new();
+    builder::push_entries(&mut entries, 0, contents);
+    entries.sort_unstable();
+    let parts = segment::SegmentParts { level: 0, replaces: &[], packs: &[contents.info()], entries: &entries };
+    segment::encode_segment(secrets, id, &parts)
+}

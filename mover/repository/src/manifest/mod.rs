@@ -32,3 +32,27 @@ pub(crate) use reader::{decode_leaf, decode_structure_page, leaf_digests_match, 
 
 #[cfg(test)]
 mod tests;
+
+/// Names, structure and inner page of a manifest of one entry, for the test vectors.
+#[cfg(test)]
+pub(crate) fn encode_test_pages(secrets: &crate::crypto::Secrets, entry: &Entry) -> [Vec<u8>; 3] {
+    use page::{PageKind, finish_page, put_child, start_page};
+    let mut names = start_page(PageKind::Names, 0);
+    entry::encode_names(&mut names, b"", entry);
+    let mut input = Vec::new();
+    Identity::of(&entry.meta).digest_input(&entry.path, &mut input);
+    let mut structure = start_page(PageKind::Structure, 0);
+    entry::encode_structure(&mut structure, &secrets.identity_digest(&input), entry);
+    let (names, structure) = (finish_page(names, 1), finish_page(structure, 1));
+    let child = Child {
+        separator: Vec::new(),
+        names: secrets.chunk_id(&names),
+        structure: secrets.chunk_id(&structure),
+        entries: 1,
+        files: 1,
+        bytes: entry.meta.size,
+    };
+    let mut inner = start_page(PageKind::Inner, 1);
+    put_child(&mut inner, 1, b"", &child);
+    [names, structure, finish_page(inner, 1)]
+}
