@@ -185,3 +185,47 @@ impl Drop for Flight<'_> {
         waiting.into_iter().flatten().for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    use super::*;
+    use crate::pack::PackClass;
+    use crate::testing::{Bench, block_on, noise};
+
+    #[test]
+    fn every_location_is_tried_and_the_first_error_is_told() {
+        let bench = Bench::new();
+        let packs: Vec<_> = (0..3).map(|_| bench.pack(1, PackClass::Data, &[vec![noise(1, 500)]])).collect();
+        bench.segment(&packs);
+        let id = bench.repository.secrets().chunk_id(&noise(1, 500));
+        for (at, pack) in packs.iter().enumerate() {
+            assert_eq!(block_on(bench.reader().read(&id)).unwrap(), noise(1, 500), "{at} copies are gone");
+            bench.store.remove(&pack.info().object_name());
+        }
+        assert!(matches!(block_on(bench.reader().read(&id)), Err(RepositoryError::MissingObject { .. })));
+        assert!(matches!(block_on(bench.reader().read(&ChunkId([1; 32]))), Err(RepositoryError::MissingObject { .. })));
+    }
+
+    #[test]
+    fn who_waits_for_a_frame_goes_on_when_its_reader_is_cancelled() {
+        let bench = Bench::new();
+        let pack = bench.pack(1, PackClass::Data, &[vec![noise(1, 500), noise(2, 500)]]);
+        bench.segment(&[pack]);
+        let reader = bench.reader();
+        let ids = [1, 2].map(|seed| bench.repository.secrets().chunk_id(&noise(seed, 500)));
+        let location = block_on(reader.index().lookup(&ids[0])).unwrap().unwrap();
+        let flight = reader.take_off((location.pack, location.frame)).unwrap();
+        let mut waiting = pin!(reader.read(&ids[1]));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        drop(flight);
+        assert_eq!(block_on(waiting).unwrap(), noise(2, 500));
+        // The other chunk of the frame comes from the cache.
+        bench.store.remove(&reader.index().pack(location.pack).object_name());
+        assert_eq!(block_on(reader.read(&ids[0])).unwrap(), noise(1, 500));
+    }
+}

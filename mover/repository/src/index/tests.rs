@@ -186,10 +186,8 @@ fn f12_condemned_packs_and_hurt_frames_are_absent() {
     let packs: Vec<PackContents> =
         (0..3).map(|seed| contents(seed, &[vec![chunk_id(seed)], vec![chunk_id(seed + 10)]])).collect();
     bench.segment(&packs);
-    let absent = Absent {
-        packs: [packs[0].id].into_iter().collect(),
-        frames: [(packs[1].id, 1)].into_iter().collect(),
-    };
+    let absent =
+        Absent { packs: [packs[0].id].into_iter().collect(), frames: [(packs[1].id, 1)].into_iter().collect() };
     for budget in [0, 1 << 20] {
         let index = block_on(Index::load_without(&bench.repository, absent.clone(), budget)).unwrap();
         let is_there = |seed: u64| block_on(index.lookup(&chunk_id(seed))).unwrap().is_some();

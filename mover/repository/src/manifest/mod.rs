@@ -22,13 +22,13 @@ mod root;
 pub use builder::ManifestBuilder;
 pub use content::{ContentBuilder, ContentReader};
 pub use entry::{Content, Entry, Identity, Kind, Metadata, Piece};
+pub(crate) use page::Child;
 pub use page::Page;
 pub use parent::{Parent, ParentMatch};
 pub use path::{check_path, is_within, path_cmp};
 pub use reader::ManifestReader;
-pub use root::ManifestRoot;
-pub(crate) use page::Child;
 pub(crate) use reader::{decode_leaf, decode_structure_page, leaf_digests_match, read_inner};
+pub use root::ManifestRoot;
 
 #[cfg(test)]
 mod tests;

@@ -13,10 +13,10 @@ use std::task::Poll;
 
 use crate::chunk_reader::ChunkReader;
 use crate::codec::DecodeError;
+use crate::crypto::Secrets;
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::limits::{PAGE_LEVELS_MAX, PAGE_PATH_BYTES_MAX};
-use crate::crypto::Secrets;
 use crate::manifest::entry::{Content, Entry, Kind, decode_names, decode_structure, skim_structure, take_path};
 use crate::manifest::page::{Child, InnerPage, PageKind, open_leaf_page};
 use crate::manifest::path::{check_path, is_within, path_cmp};

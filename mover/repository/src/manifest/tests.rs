@@ -34,7 +34,8 @@ fn tree(files: usize) -> Vec<Entry> {
 
 fn piece() -> impl Strategy<Value = Piece> {
     prop_oneof![
-        (any::<u64>(), 1..=crate::limits::CHUNK_BYTES_MAX).prop_map(|(seed, bytes)| Piece::Chunk { id: chunk_id(seed), bytes }),
+        (any::<u64>(), 1..=crate::limits::CHUNK_BYTES_MAX)
+            .prop_map(|(seed, bytes)| Piece::Chunk { id: chunk_id(seed), bytes }),
         (1u64..1 << 40).prop_map(|bytes| Piece::Hole { bytes }),
     ]
 }
@@ -86,7 +87,8 @@ prop_compose! {
 
 /// Paths over a small alphabet in which the order of components and of bytes differ.
 fn path() -> impl Strategy<Value = Vec<u8>> {
-    "([ab.x-]{1,3}/){0,3}[abx-]{1,2}".prop_filter("names", |path| path.split('/').all(|name| name != "." && name != ".."))
+    "([ab.x-]{1,3}/){0,3}[abx-]{1,2}"
+        .prop_filter("names", |path| path.split('/').all(|name| name != "." && name != ".."))
         .prop_map(String::into_bytes)
 }
 

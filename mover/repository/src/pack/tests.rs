@@ -148,7 +148,8 @@ fn f17_a_pack_refuses_what_is_over_its_limits() {
         let mut sealer = PackSealer::open(&bench.repository, LogNumber(1), PackClass::Data);
         let mut frame = FrameBuffer::with_capacity(0);
         frame.append(&chunks);
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sealer.seal(frame, &[(chunk_id(1), claimed)]))).is_err()
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sealer.seal(frame, &[(chunk_id(1), claimed)])))
+            .is_err()
     };
     assert!(attempt(vec![0; 10], 9));
     assert!(attempt(vec![0; FRAME_BYTES_MAX], FRAME_BYTES_MAX as u32));

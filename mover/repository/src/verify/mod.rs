@@ -20,7 +20,7 @@ use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, PackId};
 use crate::index::Index;
-use crate::log::{History, HurtFrame};
+use crate::log::{History, HurtFrame, HurtLocations, Outcome};
 use crate::pack::parse_pack_name;
 use crate::repository::Repository;
 
@@ -148,6 +148,9 @@ impl VerifyReport {
 struct Verifier<'a> {
     repository: &'a Repository,
     history: History,
+    /// What the history has marked already: no news.
+    condemned: std::collections::HashSet<PackId>,
+    known_hurt: HurtLocations,
     index: Arc<Index>,
     chunks: Arc<ChunkReader>,
     options: VerifyOptions,
@@ -181,6 +184,8 @@ pub fn verify(
     let present = listed.iter().filter_map(|object| Some((parse_pack_name(&object.name)?.1, object.bytes))).collect();
     let verifier = Verifier {
         repository,
+        condemned: history.condemned(),
+        known_hurt: history.hurt_locations(),
         history,
         index,
         chunks,
@@ -233,8 +238,10 @@ impl Verifier<'_> {
         }
     }
 
+    /// True if the writer has a recovery point, so that all its packs must be indexed.
     fn is_committed(&self, writer: LogNumber) -> bool {
-        self.history.entry(writer).is_some_and(|entry| entry.outcome().is_some())
+        let outcome = self.history.entry(writer).and_then(|entry| entry.outcome());
+        matches!(outcome, Some(Outcome::RecoveryPoint(_)))
     }
 
     fn report_progress(&self, phase: Phase, done: u64, total: u64) {

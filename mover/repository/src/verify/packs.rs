@@ -10,6 +10,7 @@ use crate::backend::{ObjectMeta, StorageErrorKind};
 use crate::blocking::block_on;
 use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
+use crate::limits::PACK_FRAMES_MAX;
 use crate::pack::{FrameInfo, PackContents, PackOpener, parse_pack_name, read_contents};
 use crate::verify::{Data, Phase, Verifier, reason_of};
 
@@ -70,17 +71,17 @@ impl Verifier<'_> {
     /// Every chunk of the pack is in the index, at the place where the table has it.
     fn check_index(&self, contents: &PackContents) {
         let Some(pack) = self.index.find_pack(&contents.id) else {
-            let is_absent = self.history.condemned().contains(&contents.id);
-            if self.is_committed(contents.writer) && !is_absent && !self.is_hurt_pack(contents) {
+            let is_absent =
+                self.condemned.contains(&contents.id) || self.known_hurt.contains(&contents.id, PACK_FRAMES_MAX);
+            if self.is_committed(contents.writer) && !is_absent {
                 self.error(&contents.info().object_name(), "no index segment names the pack; run `mover repair index`");
             } else {
                 self.found.lock().report.packs_unindexed += 1;
             }
             return;
         };
-        let hurt = self.history.hurt_locations();
         for frame in &contents.frames {
-            if hurt.contains(&contents.id, frame.number) {
+            if self.known_hurt.contains(&contents.id, frame.number) {
                 continue;
             }
             let mut offset = 0;
@@ -102,10 +103,6 @@ impl Verifier<'_> {
                 offset += bytes;
             }
         }
-    }
-
-    fn is_hurt_pack(&self, contents: &PackContents) -> bool {
-        self.history.hurt_locations().contains(&contents.id, u32::MAX)
     }
 
     fn check_data(&self, contents: &PackContents, name: &str) {
