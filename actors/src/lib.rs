@@ -10,6 +10,8 @@ pub mod progress;
 pub mod restore;
 pub mod runtime;
 pub mod scratch;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 pub mod source;
 pub mod spill;
 
