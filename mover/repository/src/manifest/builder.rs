@@ -16,12 +16,11 @@ use crate::limits::{
     PAGE_PATH_BYTES_MAX,
 };
 use crate::manifest::ManifestRoot;
-use crate::manifest::entry::{
-    Content, Entry, Identity, Kind, check_entry, encode_names, encode_structure, names_bytes_max,
-};
+use crate::manifest::entry::{Content, Entry, Identity, Kind, check_entry, encode_names, names_bytes_max};
 use crate::manifest::page::{Child, PAGE_HEADER_BYTES, PIECE_RECORD_BYTES_MAX, Page, PageKind};
 use crate::manifest::page::{finish_page, put_child, start_page};
 use crate::manifest::path::{common_prefix, path_cmp, separator};
+use crate::manifest::structure::encode_structure;
 use crate::pack::PackClass;
 use crate::repository::Repository;
 

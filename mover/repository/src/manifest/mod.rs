@@ -18,6 +18,7 @@ mod parent;
 mod path;
 mod reader;
 mod root;
+mod structure;
 
 pub use builder::ManifestBuilder;
 pub use content::{ContentBuilder, ContentReader};
@@ -42,7 +43,7 @@ pub(crate) fn encode_test_pages(secrets: &crate::crypto::Secrets, entry: &Entry)
     let mut input = Vec::new();
     Identity::of(&entry.meta).digest_input(&entry.path, &mut input);
     let mut structure = start_page(PageKind::Structure, 0);
-    entry::encode_structure(&mut structure, &secrets.identity_digest(&input), entry);
+    structure::encode_structure(&mut structure, &secrets.identity_digest(&input), entry);
     let (names, structure) = (finish_page(names, 1), finish_page(structure, 1));
     let child = Child {
         separator: Vec::new(),

@@ -9,8 +9,9 @@ use std::cmp::Ordering;
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::ids::ChunkId;
 use crate::limits::{FORMAT_VERSION, LEAF_ENTRIES_MAX, PAGE_BYTES_MAX, PAGE_CHILDREN_MAX, PAGE_PATH_BYTES_MAX};
-use crate::manifest::entry::{Piece, put_path, put_piece, take_path, take_pieces};
+use crate::manifest::entry::{Piece, put_path, take_path};
 use crate::manifest::path::path_cmp;
+use crate::manifest::structure::{put_piece, take_pieces};
 use crate::pack::PackClass;
 
 /// A finished page, to be stored as a chunk in a pack of its class.

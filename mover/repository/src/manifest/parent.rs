@@ -17,12 +17,11 @@ use crate::error::{RepositoryError, Result};
 use crate::limits::PATH_BYTES_MAX;
 use crate::log::Grade;
 use crate::manifest::ManifestRoot;
-use crate::manifest::entry::{
-    Content, Identity, decode_structure, decode_xattrs, skim_names, skim_structure, skip_xattrs,
-};
+use crate::manifest::entry::{Content, Identity, decode_xattrs, skim_names, skip_xattrs};
 use crate::manifest::page::{Child, PAGE_HEADER_BYTES, PageKind, open_leaf_page};
 use crate::manifest::path::path_cmp;
 use crate::manifest::reader::{Cursor, Prefetch};
+use crate::manifest::structure::{decode_structure, skim_structure};
 
 /// What the run before recorded of an entry with the same identity.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,9 +17,10 @@ use crate::crypto::Secrets;
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::limits::{PAGE_LEVELS_MAX, PAGE_PATH_BYTES_MAX};
-use crate::manifest::entry::{Content, Entry, Kind, decode_names, decode_structure, skim_structure, take_path};
+use crate::manifest::entry::{Content, Entry, Kind, decode_names, take_path};
 use crate::manifest::page::{Child, InnerPage, PageKind, open_leaf_page};
 use crate::manifest::path::{check_path, is_within, path_cmp};
+use crate::manifest::structure::{decode_structure, skim_structure};
 use crate::manifest::{Identity, ManifestRoot};
 
 type Reading<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;

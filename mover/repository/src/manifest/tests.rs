@@ -8,9 +8,10 @@ use crate::codec::Decoder;
 use crate::ids::{ChunkId, UnixNanos};
 use crate::limits::{EXTENT_BYTES, INLINE_PIECES_MAX};
 use crate::log::Grade;
-use crate::manifest::entry::{decode_names, decode_structure, encode_names, encode_structure, take_path};
+use crate::manifest::entry::{decode_names, encode_names, take_path};
 use crate::manifest::page::{InnerPage, ListPage};
 use crate::manifest::reader::decode_leaf;
+use crate::manifest::structure::{decode_structure, encode_structure};
 use crate::manifest::{
     Content, ContentBuilder, ContentReader, Entry, Identity, Kind, ManifestBuilder, ManifestReader, Metadata, Page,
     Parent, Piece, path_cmp,
