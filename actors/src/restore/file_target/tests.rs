@@ -375,3 +375,78 @@ fn a_full_target_is_fatal_and_leaves_nothing_half_written() {
     assert_eq!(left, 0);
     assert!(read_only.is_none_or(|error| error.fatal() && error.kind == TargetErrorKind::ReadOnly));
 }
+
+/// CPU seconds of this process and of the children it waited for.
+fn cpu_seconds() -> (f64, f64) {
+    let used = |who| {
+        // SAFETY: `getrusage` fills the struct that it is given.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(who, &raw mut usage);
+            usage
+        };
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        seconds(usage.ru_utime) + seconds(usage.ru_stime)
+    };
+    (used(libc::RUSAGE_SELF), used(libc::RUSAGE_CHILDREN))
+}
+
+/// Figures for the module docs: a tree of small files, written by `cp -a` and by `write_files`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn small_files_cost_little_more_than_a_copy() {
+    let Some(path) = std::env::var_os("MOVER_MEASURE_PATH") else { return };
+    let (directories, files) = load(Path::new(&path));
+    let dir = tempfile::tempdir().unwrap();
+    let copies = dir.path().join("cp");
+    let (before, clock) = (cpu_seconds().1, std::time::Instant::now());
+    assert!(std::process::Command::new("cp").arg("-a").arg(&path).arg(&copies).status().unwrap().success());
+    let (copied, copied_clock) = (cpu_seconds().1 - before, clock.elapsed());
+    let target = target(&dir.path().join("mover"));
+    let count = files.len();
+    let mut batches = Vec::new();
+    let mut files = files.into_iter().peekable();
+    while files.peek().is_some() {
+        batches.push(files.by_ref().take(64).collect::<Vec<_>>());
+    }
+    let (before, clock) = (cpu_seconds().0, std::time::Instant::now());
+    let paths = directories.iter().map(|(path, _)| path.clone()).collect();
+    assert!(block_on(target.make_directories(paths)).unwrap().iter().all(Result::is_ok));
+    let in_flight: Vec<_> = batches.into_iter().map(|batch| target.write_files(batch)).collect();
+    for batch in in_flight {
+        assert!(block_on(batch).unwrap().iter().all(|file| file.as_ref().is_ok_and(Vec::is_empty)));
+    }
+    let finished = block_on(target.finish_directories(directories.into_iter().rev().collect())).unwrap();
+    assert!(finished.iter().all(Result::is_ok));
+    let (written, written_clock) = (cpu_seconds().0 - before, clock.elapsed());
+    let each = |seconds: f64| seconds * 1e6 / count as f64;
+    println!(
+        "{count} files: cp -a {:.1} µs of CPU ({copied_clock:.1?}), write_files {:.1} µs of CPU ({written_clock:.1?})",
+        each(copied),
+        each(written)
+    );
+}
+
+fn load(root: &Path) -> (Vec<(Vec<u8>, TargetMeta)>, Vec<SmallFile>) {
+    let (mut directories, mut files) = (vec![(Vec::new(), meta(0o755))], Vec::new());
+    let mut next = 0;
+    while let Some((path, _)) = directories.get(next).cloned() {
+        next += 1;
+        let here = root.join(std::ffi::OsStr::from_bytes(&path));
+        for entry in fs::read_dir(here).unwrap() {
+            let entry = entry.unwrap();
+            let mut child = path.clone();
+            child.extend_from_slice(if child.is_empty() { b"" } else { b"/" });
+            child.extend_from_slice(entry.file_name().as_bytes());
+            let found = entry.metadata().unwrap();
+            if found.is_dir() {
+                directories.push((child, meta(found.mode() & 0o7777)));
+            } else if found.is_file() && found.len() < 1 << 20 {
+                let bytes = Bytes::from(fs::read(entry.path()).unwrap());
+                let parts = if bytes.is_empty() { Vec::new() } else { vec![(0, bytes)] };
+                files.push(SmallFile { path: child, meta: meta(found.mode() & 0o7777), size: found.len(), parts });
+            }
+        }
+    }
+    (directories, files)
+}
