@@ -5,8 +5,9 @@
 //! and what a call needs while it runs.
 //!
 //! All work is blocking system calls on the source's own threads (as many as shards, at least two). Measured on
-//! a warm cache (`small_files_cost_little_more_than_a_bare_read`, ignored by default), see that test for the
-//! figures.
+//! a warm cache, 117,558 files of 9 KiB on ext4 (`small_files_cost_little_more_than_a_bare_read`, CPU time a file):
+//! open + fstat + read + close 6.1 to 6.6 µs, `read_files` 6.3 to 6.8 µs with a second fstat and the list of
+//! xattrs; `RWF_DONTCACHE` made no difference there. The shared directory descriptor pays for the rest.
 //!
 //! Must never: write to the source (not even atime where that can be avoided), leave the fileset, pad a file.
 

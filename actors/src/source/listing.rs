@@ -3,7 +3,8 @@
 //!
 //! Limits: up to `LISTING_ENTRIES_MAX` children take one go and no scratch. Names of a longer directory go
 //! through a sorted spill of [`NAMES_BYTES_MAX`] and come out part by part; the directory stays open until then.
-//! Measured on a warm cache, 82,000 files in 5,000 directories on ext4: 1.0 µs an entry, of which `fstatat` is 0.6.
+//! Measured on a warm cache, 120,000 entries on ext4, two cores in heavy use by others: 2.1 µs of CPU an entry;
+//! `find -printf` of the same fields needs 2.4.
 //!
 //! Must never: fail a directory for one child, follow a link, or give a name twice. Blocking; for I/O threads
 //! only.

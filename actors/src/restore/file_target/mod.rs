@@ -5,7 +5,10 @@
 //! A file is written under a temporary name, gets its attributes, and then its final name in one rename.
 //!
 //! All work is blocking system calls on the target's own threads, a batch a call. A small file costs open, write,
-//! fstat, flistxattr, futimens, rename and close; owner, mode and attributes only where they differ.
+//! fstat, flistxattr, futimens, rename and close; owner, mode and attributes only where they differ. Measured with
+//! 17,585 files on tmpfs (`small_files_cost_little_more_than_a_copy`): 18 to 21 µs of CPU a file; `cp -a`, which also
+//! reads them, 38 µs.
+//!
 //! What is durable is decided by [`Target::sync`]: `syncfs` of every file system that was entered, through
 //! descriptors opened before the first write, so that a write-back error in between is reported.
 //!
