@@ -11,6 +11,8 @@ use super::{FileKind, SourceError, SourceErrorKind, Stat};
 const BLOCK_BYTES: u64 = 512;
 
 /// Translates a `struct stat`.
+// The widths of its fields differ from one architecture to the next.
+#[allow(clippy::unnecessary_cast)]
 pub(crate) fn stat_of(raw: &rustix::fs::Stat) -> Stat {
     let kind = match FileType::from_raw_mode(raw.st_mode) {
         FileType::Directory => FileKind::Directory,

@@ -92,7 +92,7 @@ impl FileTarget {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&options.directory, flags, Mode::empty()).map_err(fail)?;
-        let device = rustix::fs::fstat(&fd).map_err(fail)?.st_dev as u64;
+        let device = statx::stat_of(&rustix::fs::fstat(&fd).map_err(fail)?).device;
         let synced = rustix::io::dup(&fd).map_err(fail)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let inner = Inner {
@@ -209,7 +209,7 @@ impl Inner {
             rustix::fs::mkdirat(directory, name, mode).map(|()| None)
         })?;
         let Some(found) = made else { return Ok(true) };
-        self.remember_device(found.st_dev as u64, path);
+        self.remember_device(statx::stat_of(&found).device, path);
         if private {
             self.enter_existing(path, &found);
         }

@@ -135,7 +135,7 @@ pub(super) fn sweep(directory: BorrowedFd<'_>, path: &[u8], opened_unix_seconds:
     for name in stale {
         let Ok(raw) = rustix::fs::statat(&fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let stat = statx::stat_of(&raw);
-        let is_old = (raw.st_mtime as i64) < opened_unix_seconds;
+        let is_old = stat.mtime.0 < i128::from(opened_unix_seconds) * 1_000_000_000;
         if stat.kind == FileKind::File && stat.mode == 0o600 && stat.links == 1 && is_old {
             let _ = rustix::fs::unlinkat(&fd, name.as_slice(), AtFlags::empty());
         }
