@@ -34,9 +34,9 @@ mod tests;
 pub use actor::{Actor, Worker, spawn_actor, spawn_supervised, spawn_worker, supervise};
 pub use budget::{Budget, Permit, Reserve};
 pub use clock::Pace;
-pub use glommio::{GlommioRuntime, GlommioShards, ShardOptions};
 /// The names by which callers outside of this module know the executors.
 pub use glommio::{GlommioRuntime as ShardRuntime, GlommioShards as Shards};
+pub use glommio::{GlommioRuntime, GlommioShards, ShardOptions};
 pub use injector::Injector;
 pub use kill::{KillSwitch, StopSignal};
 pub use mailbox::{Address, Closed, Inbox, Weigh, mailbox};
