@@ -5,12 +5,15 @@
 
 use std::fs;
 
+use futures_lite::future::block_on;
+use mover_repository::backend::conformance::conformance;
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::Session;
 use super::error::Result;
 use super::exit::Exit;
+use super::repository;
 use super::units::{Size, human_bytes};
 
 /// Memory that all rings of a process together may pin.
@@ -51,7 +54,10 @@ fn check(name: &str, status: Status, detail: impl Into<String>, help: &'static s
 
 /// Runs the checks and prints them.
 pub fn run(session: &Session) -> Result<Exit> {
-    let checks = machine(session);
+    let mut checks = machine(session);
+    if let Ok(place) = repository::place(session) {
+        checks.extend(store(place)?);
+    }
     report(session, &checks)
 }
 
@@ -67,6 +73,29 @@ fn machine(session: &Session) -> Vec<Check> {
         temporary_space(),
         core_dumps(),
     ]
+}
+
+/// Whether the place keeps every promise that a repository builds on. Works below a scratch prefix.
+fn store(place: &str) -> Result<Vec<Check>> {
+    let backend = match repository::backend(place, false) {
+        Ok(backend) => backend,
+        Err(error) => {
+            return Ok(vec![check("place", Status::Fail, error.message, "name an existing directory with -r")]);
+        }
+    };
+    let mut checks = Vec::new();
+    for held in block_on(conformance(backend.as_ref()))? {
+        let status = if held.passed { Status::Ok } else { Status::Fail };
+        let detail = if held.passed { "yes".to_owned() } else { held.detail };
+        checks.push(check(held.name, status, detail, "do not keep a repository in this place: it could lose backups"));
+    }
+    let all_held = checks.iter().all(|check| check.status == Status::Ok);
+    let (status, detail) = match all_held {
+        true => (Status::Ok, format!("{} can be trusted with a repository", backend.describe())),
+        false => (Status::Fail, format!("{} cannot be trusted with a repository", backend.describe())),
+    };
+    checks.push(check("place", status, detail, "use a directory on a local file system such as ext4, xfs or btrfs"));
+    Ok(checks)
 }
 
 fn report(session: &Session, checks: &[Check]) -> Result<Exit> {

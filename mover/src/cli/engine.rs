@@ -77,6 +77,7 @@ fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snap
         if now.scan_finished { found } else { from_outside().map(|bytes| bytes.max(now.bytes_expected)) };
     Snapshot {
         files: now.counts.files,
+        unit: "files",
         bytes,
         bytes_expected,
         bytes_new: Some(now.counts.bytes_new).filter(|bytes| *bytes > 0),

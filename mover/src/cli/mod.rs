@@ -24,6 +24,7 @@ mod point;
 mod points;
 pub mod process;
 mod progress_view;
+mod repair;
 mod repository;
 mod restore;
 mod secret;
@@ -32,6 +33,7 @@ mod text;
 mod try_it;
 mod try_report;
 pub mod units;
+mod verify;
 
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
@@ -41,7 +43,7 @@ use clap::error::ErrorKind;
 
 use crate::config::{self, Resolved};
 use args::{Cli, Command, ConfigCommand};
-use error::{CliError, Result};
+use error::Result;
 use exit::Exit;
 use output::Output;
 
@@ -107,10 +109,11 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Diff(args) => diff::run(&session, args),
         Command::Dump(args) => dump::run(&session, args),
         Command::Restore(args) => restore::run(&session, args),
+        Command::Verify(args) => verify::run(&session, args),
+        Command::Repair(args) => repair::run(&session, args),
         Command::Doctor => doctor::run(&session),
         Command::Config(args) => match args.what {
             ConfigCommand::Show => config_show::run(&session),
         },
-        _ => Err(CliError::failed("this command is not wired yet", "wait for the next build")),
     }
 }

@@ -19,10 +19,12 @@ use super::units::{human_bytes, human_count, human_duration};
 const BAR_TICK: Duration = Duration::from_millis(100);
 
 /// What the counters say at one moment.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// Files done.
+    /// Files done, or what `unit` names.
     pub files: u64,
+    /// What is counted beside bytes.
+    pub unit: &'static str,
     /// Bytes done (read, compared or written): the rate and the ETA go by these.
     pub bytes: u64,
     /// Bytes expected, once that is known or can be guessed.
@@ -31,6 +33,12 @@ pub struct Snapshot {
     pub bytes_new: Option<u64>,
     /// Bytes handed to the repository, where that has a meaning.
     pub bytes_stored: Option<u64>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Snapshot {
+        Snapshot { files: 0, unit: "files", bytes: 0, bytes_expected: None, bytes_new: None, bytes_stored: None }
+    }
 }
 
 /// A running view; dropped, it clears its bar and ends.
@@ -111,7 +119,7 @@ fn draw(bar: &ProgressBar, snapshot: &Snapshot) {
     }
     bar.set_position(snapshot.bytes);
     let new = snapshot.bytes_new.map(|bytes| format!(", {} new", human_bytes(bytes))).unwrap_or_default();
-    bar.set_message(format!("{} files{new}", human_count(snapshot.files)));
+    bar.set_message(format!("{} {}{new}", human_count(snapshot.files), snapshot.unit));
     bar.tick();
 }
 
@@ -123,7 +131,8 @@ fn remaining(snapshot: &Snapshot, elapsed: Duration) -> Option<Duration> {
 
 fn plain_line(title: &str, snapshot: &Snapshot, elapsed: Duration) -> String {
     let rate = snapshot.bytes as f64 / elapsed.as_secs_f64().max(0.001);
-    let mut line = format!("{title}: {} files, {}", human_count(snapshot.files), human_bytes(snapshot.bytes));
+    let mut line = format!("{title}: {} {}", human_count(snapshot.files), snapshot.unit);
+    line.push_str(&format!(", {}", human_bytes(snapshot.bytes)));
     if let Some(expected) = snapshot.bytes_expected.filter(|expected| *expected > 0) {
         let percent = (snapshot.bytes as f64 * 100.0 / expected as f64).min(100.0);
         line.push_str(&format!(" of {} ({percent:.0}%)", human_bytes(expected)));
@@ -141,7 +150,7 @@ fn plain_line(title: &str, snapshot: &Snapshot, elapsed: Duration) -> String {
 fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration) {
     let fields = json!({
         "step": title,
-        "files": snapshot.files,
+        snapshot.unit: snapshot.files,
         "bytes": snapshot.bytes,
         "bytes_expected": snapshot.bytes_expected,
         "bytes_new": snapshot.bytes_new,
