@@ -111,14 +111,17 @@ impl Ledger {
         for contents in &written {
             segment.add(contents);
         }
-        segment.write().await?;
+        let segment = segment.write().await?;
         self.segments.fetch_add(1, Ordering::Relaxed);
         for contents in &written {
             self.index.insert(contents);
-            for frame in &contents.frames {
-                frame.chunks.iter().for_each(|(id, _)| self.claims.stored(id));
-            }
         }
+        if let Some(segment) = &segment {
+            // From here on the chunks can be found in the object too, should memory be short.
+            self.index.segment_written(segment).await?;
+        }
+        let frames = written.iter().flat_map(|contents| &contents.frames);
+        frames.flat_map(|frame| &frame.chunks).for_each(|(id, _)| self.claims.stored(id));
         Ok(())
     }
 

@@ -95,6 +95,11 @@ impl SimTree {
         }
     }
 
+    /// The absolute path of its root.
+    pub fn root_path(&self) -> &[u8] {
+        &self.root_path
+    }
+
     /// Adds a directory and its missing parents.
     pub fn directory(mut self, path: &str) -> SimTree {
         self.insert(path.as_bytes(), Node::Directory(Vec::new()));

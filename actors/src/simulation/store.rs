@@ -9,6 +9,7 @@ use std::future::pending;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mover_repository::backend::{
@@ -79,7 +80,7 @@ struct Stored {
 struct Image {
     objects: BTreeMap<String, Stored>,
     counts: StoreCounts,
-    journal: Vec<String>,
+    journal: Vec<(Duration, String)>,
 }
 
 /// The simulated store. Clones share it; it outlives the simulation, so that the next one can open what is left.
@@ -145,7 +146,12 @@ impl SimStore {
 
     /// Effects in the order they happened, such as `finish packs/…`, `barrier`, `create log/…/done`.
     pub fn journal(&self) -> Vec<String> {
-        self.image.lock().journal.clone()
+        self.image.lock().journal.iter().map(|(_, effect)| effect.clone()).collect()
+    }
+
+    /// When the first effect happened whose journal line contains `what`.
+    pub fn effect_time(&self, what: &str) -> Option<Duration> {
+        self.image.lock().journal.iter().find(|(_, effect)| effect.contains(what)).map(|(time, _)| *time)
     }
 
     /// The fault that this call meets before it has an effect, drawn at the call.
@@ -229,7 +235,7 @@ impl SimStore {
             let result = {
                 let mut image = store.image.lock();
                 let result = effect(&mut image, &name)?;
-                image.journal.push(format!("{operation} {name}"));
+                image.journal.push((store.handle.now(), format!("{operation} {name}")));
                 result
             };
             store.handle.event(if name.starts_with("log/") { &name } else { operation });

@@ -119,6 +119,24 @@ impl Repository {
         Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, blocking }) })
     }
 
+    /// A repository for the simulator: its cut points and chunk ids follow from `seed`, and it has neither
+    /// `config` nor key slots to open it by.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn seeded(backend: Arc<dyn Backend>, seed: u64, chunker: ChunkerConfig) -> Repository {
+        let repository = ObjectId([7; 32]);
+        let config = Config { repository, created: UnixNanos(0), chunker, compression: CompressionConfig::default() };
+        let (secrets, blocking) = (Secrets::seeded(repository, seed), Pool::new("mover-keys", 1));
+        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, blocking }) }
+    }
+
+    /// The same repository on another store: what a crash has left of it, for instance.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn moved_to(&self, backend: Arc<dyn Backend>) -> Repository {
+        let secrets = Secrets::decode(self.id(), &self.secrets().encode()).expect("its own secrets");
+        let (config, blocking) = (*self.config(), Pool::new("mover-keys", 1));
+        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, blocking }) }
+    }
+
     /// Opens a repository without a client memory.
     ///
     /// # Errors

@@ -68,6 +68,20 @@ impl Secrets {
         )
     }
 
+    /// Secrets of which those that decide what a run does (cut points, chunk ids) follow from `seed`,
+    /// so that a simulated run can be replayed in another process.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn seeded(repository: ObjectId, seed: u64) -> Self {
+        let (private, public) = hpke::generate_read_key();
+        let signing = SigningKey::random();
+        let admins = vec![signing.verifying_key()];
+        let secret =
+            |number: u8| Zeroizing::new(*blake3::hash(&[&seed.to_le_bytes()[..], &[number]].concat()).as_bytes());
+        let structure = vec![StructureKey { generation: 1, secret: secret(2) }];
+        let read = vec![ReadKey { generation: 1, public, private: Some(private) }];
+        Self::assemble(repository, secret(0), secret(1), structure, read, signing, admins)
+    }
+
     fn assemble(
         repository: ObjectId,
         id: Key,
