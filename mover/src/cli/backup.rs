@@ -11,6 +11,7 @@ use mover_actors::runtime::stats::ActorSnapshot;
 use mover_actors::scratch::default_scratch;
 use mover_actors::source::Source;
 use mover_actors::source::stream::StreamSource;
+use mover_repository::log::Totals;
 use mover_repository::manifest::check_path;
 use mover_repository::repository::Repository;
 use serde_json::json;
@@ -79,11 +80,29 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
         Ok((report, progress.snapshot().actors))
     };
     let (report, actors) = engine.run(session, view, make)?;
-    print(session, args, &set, &report, started.elapsed())?;
+    let totals = shown_totals(&report, args.dry_run);
+    print(session, args, &set, &report, &totals, started.elapsed())?;
     if args.stats {
         print_actors(session, &actors)?;
     }
-    finish(session, args, &set, &report, started.elapsed())
+    finish(session, args, &set, &report, &totals, started.elapsed())
+}
+
+/// The totals of the recovery point; a dry run has none, but it has counted.
+fn shown_totals(report: &BackupReport, dry_run: bool) -> Totals {
+    if !dry_run {
+        return report.totals;
+    }
+    let counts = &report.counts;
+    Totals {
+        files: counts.files,
+        directories: counts.directories,
+        others: counts.others,
+        bytes: counts.bytes,
+        bytes_read: counts.bytes_read,
+        excluded: report.lists.excluded.entries,
+        ..report.totals
+    }
 }
 
 /// A stream's name is a relative path without steps upwards, for it becomes one below the target.
@@ -146,7 +165,14 @@ fn levels(session: &Session, opened: &Repository) -> Result<RangeInclusive<i32>>
     Ok(lowest..=highest)
 }
 
-fn print(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport, took: Duration) -> Result<()> {
+fn print(
+    session: &Session,
+    args: &BackupArgs,
+    set: &str,
+    report: &BackupReport,
+    totals: &Totals,
+    took: Duration,
+) -> Result<()> {
     let output = &session.output;
     for note in &report.lists.notes {
         output.note(note);
@@ -163,7 +189,6 @@ fn print(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport,
     if report.lists.problems_unlisted > 0 {
         output.note(&format!("{} more problems are not listed", report.lists.problems_unlisted));
     }
-    let totals = &report.totals;
     let rate = totals.bytes as f64 / took.as_secs_f64().max(0.001);
     let verb = if args.dry_run { "would back up" } else { "backed up" };
     output.say(&format!(
@@ -175,13 +200,15 @@ fn print(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport,
         human_duration(took),
         human_bytes(rate as u64),
     ))?;
-    output.say(&format!(
-        "read {}, new {}, stored {}; {} files unchanged",
-        human_bytes(totals.bytes_read),
-        human_bytes(totals.bytes_new),
-        human_bytes(totals.bytes_stored),
-        human_count(report.counts.files_reused),
-    ))?;
+    let (read, unchanged) = (human_bytes(totals.bytes_read), human_count(report.counts.files_reused));
+    output.say(&match args.dry_run {
+        true => format!("would read {read}; {unchanged} files unchanged"),
+        false => format!(
+            "read {read}, new {}, stored {}; {unchanged} files unchanged",
+            human_bytes(totals.bytes_new),
+            human_bytes(totals.bytes_stored),
+        ),
+    })?;
     if totals.excluded + totals.sockets_skipped > 0 {
         output.say(&format!(
             "left out: {} by rules ({}), {} sockets",
@@ -205,9 +232,16 @@ pub fn exceptions(report: &BackupReport) -> u64 {
     report.lists.problems.len() as u64 + report.lists.problems_unlisted + report.totals.files_torn
 }
 
-fn finish(session: &Session, args: &BackupArgs, set: &str, report: &BackupReport, took: Duration) -> Result<Exit> {
+fn finish(
+    session: &Session,
+    args: &BackupArgs,
+    set: &str,
+    report: &BackupReport,
+    totals: &Totals,
+    took: Duration,
+) -> Result<Exit> {
     let exit = if report.interrupted { Exit::Interrupted } else { Exit::from_exceptions(exceptions(report)) };
-    let mut fields = totals_json(&report.totals);
+    let mut fields = totals_json(totals);
     let own = json!({
         "point": report.point.as_ref().map(|point| point.id.to_string()),
         "parent": report.parent.map(|parent| parent.to_string()),

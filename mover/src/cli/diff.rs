@@ -137,7 +137,8 @@ fn print(session: &Session, mark: char, path: &[u8]) -> Result<()> {
 fn difference(old: &Entry, new: &Entry) -> Option<char> {
     let is_name = |kind: &Kind| matches!(kind, Kind::File | Kind::HardLink { .. });
     let same_type = std::mem::discriminant(&old.kind) == std::mem::discriminant(&new.kind);
-    if !same_type && !(is_name(&old.kind) && is_name(&new.kind)) {
+    let both_names = is_name(&old.kind) && is_name(&new.kind);
+    if !(same_type || both_names) {
         return Some('T');
     }
     if old.kind == Kind::File

@@ -1,9 +1,9 @@
 //! `mover restore`: puts files of a recovery point back, below a target or in place.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use std::os::unix::ffi::OsStrExt;
 
 use futures_lite::future::block_on;
 use mover_actors::restore::file_target::{FileTarget, FileTargetOptions};
@@ -101,13 +101,14 @@ pub fn attribute_text(problem: &AttributeProblem) -> String {
     format!("{name} could not be set: {}", problem.cause)
 }
 
-/// Lists what could not be restored as it was. Gives their number.
-pub fn list_problems(output: &Output, report: &RestoreReport) -> u64 {
+/// Lists what could not be restored as it was, by its path in `target`. Gives their number.
+pub fn list_problems(output: &Output, report: &RestoreReport, target: &Path) -> u64 {
+    let place = |path: &[u8]| target.join(OsStr::from_bytes(path)).into_os_string().into_vec();
     for problem in &report.problems {
-        output.problem(&problem.path, &problem.cause);
+        output.problem(&place(&problem.path), &problem.cause);
     }
     for problem in &report.attributes {
-        output.problem(&problem.path, &attribute_text(problem));
+        output.problem(&place(&problem.path), &attribute_text(problem));
     }
     let listed = (report.problems.len() + report.attributes.len()) as u64;
     let all = report.problems_count + report.attributes_count;
@@ -119,7 +120,7 @@ pub fn list_problems(output: &Output, report: &RestoreReport) -> u64 {
 
 fn print(session: &Session, args: &RestoreArgs, report: &RestoreReport, took: std::time::Duration) -> Result<Exit> {
     let output = &session.output;
-    let exceptions = list_problems(output, report);
+    let exceptions = list_problems(output, report, args.target.as_deref().unwrap_or(Path::new("/")));
     let totals = &report.totals;
     let verb = if report.dry_run { "would restore" } else { "restored" };
     output.say(&format!(

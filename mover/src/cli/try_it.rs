@@ -241,6 +241,6 @@ impl Trial<'_> {
         for problem in &backed_up.lists.problems {
             self.session.output.problem(&self.absolute(&problem.path), &problem.cause);
         }
-        restore::list_problems(&self.session.output, restored);
+        restore::list_problems(&self.session.output, restored, &self.place.restored);
     }
 }
