@@ -189,6 +189,11 @@ fn print(
     if report.lists.problems_unlisted > 0 {
         output.note(&format!("{} more problems are not listed", report.lists.problems_unlisted));
     }
+    if report.interrupted {
+        let counts = &report.counts;
+        let (read, stored) = (human_bytes(counts.bytes_read), human_bytes(counts.bytes_stored));
+        return output.say(&format!("stopped after reading {read}; {stored} are stored and kept"));
+    }
     let rate = totals.bytes as f64 / took.as_secs_f64().max(0.001);
     let verb = if args.dry_run { "would back up" } else { "backed up" };
     output.say(&format!(

@@ -91,9 +91,11 @@ impl Drop for ProgressView {
 }
 
 fn new_bar(title: &'static str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_prefix(title);
+    // shown only once it has its style and title
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     bar.set_style(spinner_style());
+    bar.set_prefix(title);
+    bar.set_draw_target(ProgressDrawTarget::stderr());
     bar
 }
 

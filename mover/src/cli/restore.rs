@@ -50,8 +50,20 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
     let engine = Engine::start(session)?;
     let view = View { title: "restore", on_interrupt: ON_INTERRUPT, bytes_expected: Box::new(|| None) };
     let started = std::time::Instant::now();
-    let report = engine.run(session, view, move |runtime, progress, stop| run_restore(runtime, job, progress, stop))?;
+    let report = engine
+        .run(session, view, move |runtime, progress, stop| run_restore(runtime, job, progress, stop))
+        .map_err(|error| name_target(error, args.target.as_deref()))?;
     print(session, args, &report, started.elapsed())
+}
+
+/// The pipeline knows paths below the target; a person wants to know which target it was.
+fn name_target(mut error: CliError, target: Option<&Path>) -> CliError {
+    let place = target.unwrap_or(Path::new("/")).display().to_string();
+    error.message = error.message.replace("(source side)", "(target side)");
+    if !error.message.contains(&place) {
+        error.message = format!("restore to {place}: {}", error.message);
+    }
+    error
 }
 
 /// The rule of the settings as the pipeline knows it.
