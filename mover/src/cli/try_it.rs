@@ -5,9 +5,11 @@
 //! is; if it lies inside PATH, it is left out. Must never change PATH.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use std::{fs, io};
 
 use futures_lite::future::block_on;
 use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, run_backup};
@@ -35,6 +37,9 @@ use super::{Session, backup, filesets, interrupt, repository, restore, secret};
 const SPARE_BYTES: u64 = 64 << 20;
 /// Inodes beside the restored entries.
 const SPARE_INODES: u64 = 10_000;
+
+/// Attributes that could not be set and are shown; as somebody other than root it may be all of them.
+const EXCEPTIONS_SHOWN_MAX: usize = 20;
 
 /// Where everything of one trial lies.
 struct Place {
@@ -77,11 +82,32 @@ pub fn run(session: &Session, args: &TryArgs) -> Result<Exit> {
     let trial = Trial { session, engine: Engine::start(session)?, repository, path, place, found };
     let exit = trial.run();
     let Trial { place, .. } = trial;
+    let directory = place.directory.keep();
     if args.keep {
-        let kept = place.directory.keep();
-        session.output.say(&format!("kept in {}: repository, restored, and the key file `key`", kept.display()))?;
+        session
+            .output
+            .say(&format!("kept in {}: repository, restored, and the key file `key`", directory.display()))?;
+    } else if let Err(error) = remove_tree(&directory) {
+        session.output.note(&format!("{} could not be removed: {error}", directory.display()));
     }
     exit
+}
+
+/// Removes what the trial made, also below restored directories that nobody may enter.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    let first = fs::remove_dir_all(directory);
+    if !first.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        return first;
+    }
+    let mut closed = vec![directory.to_owned()];
+    while let Some(place) = closed.pop() {
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&place)? {
+            let entry = entry?;
+            closed.extend(entry.file_type()?.is_dir().then(|| entry.path()));
+        }
+    }
+    fs::remove_dir_all(directory)
 }
 
 /// The data comes twice: as packs and restored.
@@ -237,10 +263,36 @@ impl Trial<'_> {
         self.path.join(std::ffi::OsStr::from_bytes(path)).as_os_str().as_bytes().to_vec()
     }
 
+    /// What neither step could do, each once: what was not read could not be restored either.
     fn list_exceptions(&self, backed_up: &BackupReport, restored: &RestoreReport) {
         for problem in &backed_up.lists.problems {
             self.session.output.problem(&self.absolute(&problem.path), &problem.cause);
         }
-        restore::list_problems(&self.session.output, restored, &self.place.restored);
+        let was_read = |path: &[u8]| {
+            let original = [b"/", path].concat();
+            !backed_up.lists.problems.iter().any(|problem| self.absolute(&problem.path) == original)
+        };
+        let mut only_restored = restored.clone();
+        only_restored.problems.retain(|problem| was_read(&problem.path));
+        only_restored.problems_count -= (restored.problems.len() - only_restored.problems.len()) as u64;
+        only_restored.attributes.truncate(EXCEPTIONS_SHOWN_MAX);
+        restore::list_problems(&self.session.output, &only_restored, &self.place.restored);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_directories_are_removed_too() {
+        let directory = tempfile::tempdir().unwrap().keep();
+        fs::create_dir_all(directory.join("closed/inner")).unwrap();
+        fs::write(directory.join("closed/inner/file"), b"x").unwrap();
+        for name in ["closed/inner", "closed"] {
+            fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0)).unwrap();
+        }
+        remove_tree(&directory).unwrap();
+        assert!(!directory.exists());
     }
 }

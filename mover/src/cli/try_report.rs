@@ -13,6 +13,9 @@ use super::table::Table;
 use super::text::{escape, json_path};
 use super::units::{human_bytes, human_count};
 
+/// Explained differences that are shown to a person; JSON has all that were kept.
+const EXPLAINED_SHOWN_MAX: u64 = 20;
+
 /// One row of the table.
 pub struct Step {
     /// What was done.
@@ -44,6 +47,7 @@ pub fn print(session: &Session, path: &Path, steps: &[Step], compared: &CompareR
     for line in table(steps).lines() {
         output.say(&line)?;
     }
+    let mut explained_shown = 0;
     for difference in &compared.differences {
         let mut object = Map::new();
         json_path(&mut object, &difference.path);
@@ -56,13 +60,20 @@ pub fn print(session: &Session, path: &Path, steps: &[Step], compared: &CompareR
         let name = if difference.path.is_empty() { ".".to_owned() } else { escape(&difference.path) };
         match &difference.explanation {
             None => output.line(&format!("DIFFERENT {name}: {}", difference.what))?,
-            Some(explanation) => output.say(&format!("explained {name}: {} ({explanation})", difference.what))?,
+            Some(explanation) if explained_shown < EXPLAINED_SHOWN_MAX => {
+                explained_shown += 1;
+                output.say(&format!("explained {name}: {} ({explanation})", difference.what))?;
+            }
+            Some(_) => {}
         }
     }
-    let kept = compared.differences.len() as u64;
-    let all = compared.unexplained + compared.explained;
-    if all > kept {
-        output.note(&format!("{} more differences are not listed (at most {DIFFERENCES_KEPT_MAX} are)", all - kept));
+    let unexplained_kept = compared.differences.iter().filter(|difference| difference.explanation.is_none()).count();
+    let not_shown = compared.unexplained - unexplained_kept as u64;
+    if not_shown > 0 {
+        output.note(&format!("{not_shown} more differences are not listed (at most {DIFFERENCES_KEPT_MAX} are)"));
+    }
+    if compared.explained > explained_shown && !output.json {
+        output.say(&format!("{} more differences are explained", compared.explained - explained_shown))?;
     }
     output.say(&verdict(path, compared))?;
     output.object("summary", summary(steps, compared, exit))
