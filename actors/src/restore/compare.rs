@@ -149,17 +149,14 @@ impl Feeder {
             let Some(root) = target_root(&fileset.root_path) else { continue };
             let mut walk = Walk::new(chunks, &fileset.root, scope);
             loop {
-                let (items, broken) = next_items(&mut walk, &root, &*site.target, rule).await?;
-                if items.is_empty() {
+                let next = next_items(&mut walk, &root, &*site.target, rule).await?;
+                if next.is_end() {
                     break;
                 }
-                for item in items {
+                for item in next.items {
                     if item.entry.kind == Kind::File && (!only_same || item.kept) {
                         self.expect_file(item, chunks).await?;
                     }
-                }
-                if broken.is_some() {
-                    break;
                 }
             }
         }

@@ -120,7 +120,13 @@ impl<R: Runtime> Decompressor<R> {
                 Ok(bytes)
             }
             Ok(_) => Err(Lost::Cause(format!("chunk {chunk}: its length is not what the index says"))),
-            Err(error) => Err(Lost::Cause(format!("chunk {chunk} is lost: {damage}; {error}"))),
+            Err(error) => {
+                let cause = format!("chunk {chunk} is lost: {damage}; {error}");
+                if let Some(gone) = self.site.repository_gone(&cause).await {
+                    self.site.kill.kill(gone);
+                }
+                Err(Lost::Cause(cause))
+            }
         }
     }
 

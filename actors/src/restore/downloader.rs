@@ -8,21 +8,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mover_repository::backend::{Backend, StorageError};
-
 use crate::error::Failure;
 use crate::restore::messages::{ReadRange, SealedRange, Unread};
 use crate::restore::report::add;
 use crate::restore::site::Site;
 use crate::runtime::{Address, Budget, Injector, Runtime, StopSignal, TaskHandle, Worker};
 
-/// An object that every repository has: if it can be read, the repository is there.
-const WITNESS: &str = "config";
-
 /// Reads ranges.
 pub struct Downloader<R> {
     runtime: R,
-    backend: Arc<dyn Backend>,
     site: Arc<Site>,
     budget: Budget,
     stop: StopSignal,
@@ -34,8 +28,6 @@ pub struct Downloader<R> {
 
 /// What a downloader works with.
 pub struct DownloaderParts {
-    /// Where packs lie.
-    pub backend: Arc<dyn Backend>,
     /// The counts and the kill switch.
     pub site: Arc<Site>,
     /// Memory for ranges and what they turn into.
@@ -53,9 +45,9 @@ pub struct DownloaderParts {
 impl<R: Runtime> Downloader<R> {
     /// A downloader on the shard of `runtime`.
     pub fn new(runtime: R, parts: DownloaderParts) -> Self {
-        let DownloaderParts { backend, site, budget, stop, ranges, decompressor, requests_max } = parts;
+        let DownloaderParts { site, budget, stop, ranges, decompressor, requests_max } = parts;
         let requests = VecDeque::with_capacity(requests_max);
-        Downloader { runtime, backend, site, budget, stop, ranges, decompressor, requests, requests_max }
+        Downloader { runtime, site, budget, stop, ranges, decompressor, requests, requests_max }
     }
 
     async fn read(&mut self, range: ReadRange) -> Result<(), Failure> {
@@ -70,24 +62,25 @@ impl<R: Runtime> Downloader<R> {
                 oldest.await;
             }
         }
-        let (backend, site, decompressor) = (self.backend.clone(), self.site.clone(), self.decompressor.clone());
+        let (site, decompressor) = (self.site.clone(), self.decompressor.clone());
         self.requests.push_back(self.runtime.spawn("range request", async move {
             let object = range.pack.object_name();
             let end = range.start + range.bytes as u64;
-            let answer = backend.get_range(&object, range.start..end).await;
+            let answer = site.backend.get_range(&object, range.start..end).await;
             add(&site.tally.requests, 1);
             add(&site.tally.bytes_read, range.bytes as u64);
             site.progress.add_bytes_read(range.bytes as u64);
             let body = match answer {
                 Ok(bytes) if bytes.len() == range.bytes => Ok(bytes),
                 Ok(bytes) => Err(Unread::Failed(format!("{object} gave {} bytes for {}", bytes.len(), range.bytes))),
-                Err(error) => match backend.size(WITNESS).await {
-                    Ok(_) => Err(Unread::Failed(error.to_string())),
-                    Err(away) => {
-                        site.kill.kill(away_failure(&error, &away));
+                Err(error) => {
+                    let cause = error.to_string();
+                    if let Some(gone) = site.repository_gone(&cause).await {
+                        site.kill.kill(gone);
                         return;
                     }
-                },
+                    Err(Unread::Failed(cause))
+                }
             };
             // A decompressor that has ended tells its own cause.
             let _ = decompressor.send(SealedRange { range, body, permit }).await;
@@ -108,11 +101,4 @@ impl<R: Runtime> Worker for Downloader<R> {
         }
         Ok(())
     }
-}
-
-fn away_failure(error: &StorageError, away: &StorageError) -> Failure {
-    Failure::repository(error.operation, &error.object, format!("{}; the repository does not answer: {away}", error.source))
-        .with_retryable(true)
-        .with_guidance("bring the repository back and run the same restore again with --overwrite if-changed; what is complete is kept")
-        .with_source(away.clone())
 }

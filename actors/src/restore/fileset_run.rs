@@ -27,8 +27,8 @@ pub struct FilesetRun {
     pub root: Vec<u8>,
     /// Entries that were read and are not planned.
     pub items: VecDeque<Item>,
-    /// The manifest cannot be read further.
-    pub ended: bool,
+    /// A part of the manifest could not be read.
+    pub is_damaged: bool,
     /// A file that goes on in the next window.
     pub carry: Option<Carry>,
     /// Files without bytes to be read.
@@ -63,7 +63,7 @@ impl FilesetRun {
             walk: Walk::new(chunks, manifest, &scope),
             root,
             items: VecDeque::new(),
-            ended: false,
+            is_damaged: false,
             carry: None,
             empty: Vec::new(),
             closing,
@@ -84,16 +84,23 @@ impl FilesetRun {
             Scope::Parts(parts) => parts.iter().any(|part| is_within(first, part)),
         };
         if is_selected {
+            if self.is_damaged {
+                // The first name may be on a page that was passed over; what lies there now is something else.
+                self.first_entry(first).await?;
+            }
             return Ok(Planned::Link(target_path(&self.root, first)));
         }
         if let Some(stand_in) = self.stand_ins.get(first) {
             return Ok(Planned::Link(stand_in.clone()));
         }
-        let entry = self.finder.find(first).await.map_err(|error| error.to_string())?;
-        let entry = entry
-            .ok_or_else(|| format!("its first name {} is not in the recovery point", String::from_utf8_lossy(first)))?;
+        let entry = self.first_entry(first).await?;
         self.stand_ins.insert(first.to_vec(), path.to_vec());
         Ok(Planned::InsteadOfFirst(entry))
+    }
+
+    async fn first_entry(&self, first: &[u8]) -> std::result::Result<Entry, String> {
+        let entry = self.finder.find(first).await.map_err(|error| error.to_string())?;
+        entry.ok_or_else(|| format!("its first name {} is not in the recovery point", String::from_utf8_lossy(first)))
     }
 
     /// The pieces of a file, and its size.

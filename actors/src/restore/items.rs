@@ -3,6 +3,7 @@
 //!
 //! Limits: [`ITEMS_MAX`] entries at a time, one look-up in the target for all of them. On the planner's shard.
 
+use mover_repository::RepositoryError;
 use mover_repository::manifest::{Entry, Kind};
 
 use crate::error::Failure;
@@ -14,6 +15,9 @@ use crate::source::FileKind;
 
 /// Entries that are looked at together.
 pub const ITEMS_MAX: usize = 256;
+
+/// Damaged pages that are passed over before the caller hears of them.
+const DAMAGE_MAX: usize = 16;
 
 /// One entry on its way to the target.
 #[derive(Debug)]
@@ -69,36 +73,44 @@ fn keeps(rule: Overwrite, existing: &Existing, entry: &Entry) -> bool {
     }
 }
 
-/// The next entries, at most [`ITEMS_MAX`]; empty at the end of the fileset.
+/// What comes next in a fileset.
+#[derive(Debug, Default)]
+pub struct Items {
+    /// Entries in path order; none at the end.
+    pub items: Vec<Item>,
+    /// Pages of the manifest that could not be read on the way: what they name is passed over.
+    pub damage: Vec<RepositoryError>,
+}
+
+impl Items {
+    /// True at the end of the fileset.
+    pub fn is_end(&self) -> bool {
+        self.items.is_empty() && self.damage.is_empty()
+    }
+}
+
+/// The next entries, at most [`ITEMS_MAX`].
 ///
 /// # Errors
-/// The manifest's, as a sentence in the inner result, so that the caller can go on with what it has; the target's as a
-/// failure.
-pub async fn next_items(
-    walk: &mut Walk,
-    root: &[u8],
-    target: &dyn Target,
-    rule: Overwrite,
-) -> Result<(Vec<Item>, Option<mover_repository::RepositoryError>), Failure> {
+/// The target's.
+pub async fn next_items(walk: &mut Walk, root: &[u8], target: &dyn Target, rule: Overwrite) -> Result<Items, Failure> {
     let mut items = Vec::with_capacity(ITEMS_MAX);
-    let mut broken = None;
-    while items.len() < ITEMS_MAX {
+    let mut damage = Vec::new();
+    while items.len() < ITEMS_MAX && damage.len() < DAMAGE_MAX {
         match walk.next().await {
             Ok(Some(step)) => {
                 let path = target_path(root, &step.entry.path);
                 items.push(Item { entry: step.entry, path, on_the_way: step.on_the_way, existing: None, kept: false });
             }
             Ok(None) => break,
-            Err(error) => {
-                broken = Some(error);
-                break;
-            }
+            // The reader goes on with the page after the one that it could not read.
+            Err(error) => damage.push(error),
         }
     }
     if rule != Overwrite::Always {
         judge(&mut items, target, rule).await?;
     }
-    Ok((items, broken))
+    Ok(Items { items, damage })
 }
 
 async fn judge(items: &mut [Item], target: &dyn Target, rule: Overwrite) -> Result<(), Failure> {

@@ -205,6 +205,7 @@ async fn prepare_and_run<R: Runtime>(
     let kill = KillSwitch::new();
     let site = Arc::new(Site {
         target: job.target.clone(),
+        backend: job.repository.backend().clone(),
         tally: Arc::new(Tally::default()),
         progress: progress.clone(),
         kill: kill.clone(),
@@ -280,11 +281,9 @@ async fn run_actors<R: Runtime>(
             let (decompressor, sealed) = mailbox("decompressor", SEALED_RANGES.0, SEALED_RANGES.1);
             let sink = Writer::new(rt.clone(), site.clone());
             let sink = spawn_actor(&rt, sink, frames, &kill, &stats("writer"));
-            let backend = repository.backend().clone();
             let opener = Decompressor::new(rt.clone(), repository, chunks, site.clone(), writer);
             let opener = spawn_actor(&rt, opener, sealed, &kill, &stats("decompressor"));
-            let parts =
-                DownloaderParts { backend, site: site.clone(), budget, stop, ranges, decompressor, requests_max };
+            let parts = DownloaderParts { site: site.clone(), budget, stop, ranges, decompressor, requests_max };
             let reader = spawn_worker(&rt, Downloader::new(rt.clone(), parts), &kill, &stats("downloader"));
             supervise(kill, "restore shard", async move {
                 let _running = token;

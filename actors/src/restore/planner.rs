@@ -177,17 +177,22 @@ impl<R: Runtime> Planner<R> {
 
     /// Reads on in the manifest and makes the directories that come next.
     async fn next_items(&mut self, run: &mut FilesetRun) -> Result<bool, Failure> {
-        if run.ended {
-            return Ok(false);
-        }
         let site = self.parts.site.clone();
-        let (items, broken) = next_items(&mut run.walk, &run.root, &*site.target, self.parts.overwrite).await?;
-        if let Some(error) = broken {
-            run.ended = true;
-            site.problem(&run.root, format!("the list of files cannot be read further: {error}"));
-        }
-        if items.is_empty() {
+        let next = next_items(&mut run.walk, &run.root, &*site.target, self.parts.overwrite).await?;
+        if next.is_end() {
             return Ok(false);
+        }
+        for error in &next.damage {
+            run.is_damaged = true;
+            let cause = format!("a part of the list of files cannot be read, what it names is left out: {error}");
+            if let Some(gone) = site.repository_gone(&cause).await {
+                return Err(gone);
+            }
+            site.problem(&run.root, cause);
+        }
+        let items = next.items;
+        if run.is_damaged {
+            self.make_missing_parents(&items).await?;
         }
         let is_directory = |item: &&Item| item.entry.kind == Kind::Directory;
         let paths: Vec<Vec<u8>> = items.iter().filter(is_directory).map(|item| item.path.clone()).collect();
@@ -210,6 +215,19 @@ impl<R: Runtime> Planner<R> {
             run.items.push_back(item);
         }
         Ok(true)
+    }
+
+    /// The entries of directories may have been on a damaged page: what lies in them is restored all the same.
+    async fn make_missing_parents(&self, items: &[Item]) -> Result<(), Failure> {
+        let mut before: &[u8] = b"";
+        for item in items {
+            let parent = parent_of(&item.path);
+            if parent != before {
+                self.parts.site.target.make_parents(parent).await.map_err(|error| target_failure(&error))?;
+                before = parent;
+            }
+        }
+        Ok(())
     }
 
     /// True if an existing directory keeps its attributes.
@@ -309,7 +327,11 @@ impl<R: Runtime> Planner<R> {
         let (pieces, size) = match run.content_of(&item.entry).await {
             Ok(content) => content,
             Err(error) => {
-                self.parts.site.problem(&item.path, format!("the list of its chunks cannot be read: {error}"));
+                let cause = format!("the list of its chunks cannot be read: {error}");
+                if let Some(gone) = self.parts.site.repository_gone(&cause).await {
+                    return Err(gone);
+                }
+                self.parts.site.problem(&item.path, cause);
                 lose_links(&self.parts.site, &item);
                 return Ok(());
             }
@@ -340,6 +362,9 @@ impl<R: Runtime> Planner<R> {
                 Ok(Some((chunk, location, offset))) => window.add_place(chunk, location, offset),
                 Ok(None) => break,
                 Err(cause) => {
+                    if let Some(gone) = self.parts.site.repository_gone(&cause).await {
+                        return Err(gone);
+                    }
                     carry.file.lose(Lost::Cause(cause));
                     break;
                 }
@@ -414,6 +439,10 @@ impl<R: Runtime> Planner<R> {
     }
 }
 
+fn parent_of(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(&path[..0], |slash| &path[..slash])
+}
+
 fn is_full(window: &Window, limits: &PlanLimits) -> bool {
     window.plan_bytes() >= limits.plan_bytes
         || window.content_bytes() >= limits.content_bytes
@@ -445,8 +474,7 @@ impl<R: Runtime> Actor for Planner<R> {
             let root_path = String::from_utf8_lossy(&sealed.root_path).into_owned();
             Failure::repository("restore fileset", root_path, "its root is not a path inside a target")
         })?;
-        let above = root.iter().rposition(|byte| *byte == b'/').map_or(&root[..0], |slash| &root[..slash]);
-        parts.site.target.make_parents(above).await.map_err(|error| target_failure(&error))?;
+        parts.site.target.make_parents(parent_of(&root)).await.map_err(|error| target_failure(&error))?;
         let closing = ClosingList::new(parts.scratch.clone(), parts.pool.clone(), MEMORY_BYTES_MAX);
         let mut run = FilesetRun::new(&parts.chunks, &sealed.root, scope, root, closing);
         while self.window(&mut run).await? {}

@@ -89,11 +89,12 @@ pub async fn survey(
         let Some(root) = target_root(&fileset.root_path) else { continue };
         let mut walk = Walk::new(chunks, &fileset.root, scope);
         loop {
-            let (items, broken) = next_items(&mut walk, &root, target, overwrite).await?;
-            if items.is_empty() {
+            // The restore itself lists what cannot be read.
+            let next = next_items(&mut walk, &root, target, overwrite).await?;
+            if next.is_end() {
                 break;
             }
-            for item in &items {
+            for item in &next.items {
                 if item.kept {
                     totals.skipped += 1;
                     continue;
@@ -102,10 +103,6 @@ pub async fn survey(
                 let replaced_bytes = item.existing.map_or(0, |existing| existing.size);
                 need.bytes += data_bytes.next_multiple_of(BLOCK_BYTES).saturating_sub(replaced_bytes);
                 need.inodes += u64::from(!matches!(item.entry.kind, Kind::HardLink { .. }));
-            }
-            if broken.is_some() {
-                // The restore itself lists what cannot be read.
-                break;
             }
         }
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mover_repository::backend::Backend;
 
 use crate::error::Failure;
 use crate::progress::Progress;
@@ -15,10 +16,15 @@ use crate::restore::report::{Tally, add};
 use crate::restore::target::{AttributeProblem, SmallFile, Target, TargetError, TargetErrorKind};
 use crate::runtime::KillSwitch;
 
+/// An object that every repository has: if it can be read, the repository is there.
+const WITNESS: &str = mover_repository::config::CONFIG_NAME;
+
 /// What the actors of one restore share.
 pub struct Site {
     /// Where files go.
     pub target: Arc<dyn Target>,
+    /// Where they come from.
+    pub backend: Arc<dyn Backend>,
     /// What was done.
     pub tally: Arc<Tally>,
     /// What was done, for those who watch.
@@ -28,6 +34,22 @@ pub struct Site {
 }
 
 impl Site {
+    /// After a read failed with `cause`: the failure that ends the restore if the repository itself does not answer
+    /// any more. Packs that are lost while the repository is there cost only the files that need them.
+    pub async fn repository_gone(&self, cause: &str) -> Option<Failure> {
+        let away = self.backend.size(WITNESS).await.err()?;
+        let place = self.backend.describe();
+        Some(
+            Failure::repository("read from", place, format!("{cause}; the repository does not answer: {away}"))
+                .with_retryable(true)
+                .with_guidance(
+                    "bring the repository back and run the same restore again with --overwrite if-changed; \
+                     what is complete is kept",
+                )
+                .with_source(away),
+        )
+    }
+
     /// Writes files whose pieces are all there (or that have none), in one batch.
     pub async fn write_whole(&self, files: Vec<Arc<PlannedFile>>) {
         let mut batch = Vec::with_capacity(files.len());

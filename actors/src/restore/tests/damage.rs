@@ -175,3 +175,33 @@ fn a_stop_keeps_what_is_complete_and_says_so() {
     assert_eq!(files, report.totals.files);
     assert!(files < 200);
 }
+
+#[test]
+fn a_damaged_page_of_the_manifest_costs_what_it_names_and_nothing_else() {
+    let mut fixture = Fixture::new();
+    let content = noise(1, 100);
+    for directory in 0..20 {
+        fixture.directory(&format!("d{directory:02}"));
+        for number in 0..200 {
+            fixture.small(
+                &format!("d{directory:02}/a rather long name, so that there are many pages {number:03}"),
+                &content,
+            );
+        }
+    }
+    fixture.close_frame(PackClass::Data);
+    fixture.seal_fileset("/src/tree");
+    let names: Vec<_> = fixture.names_pages().collect();
+    assert!(names.len() > 6, "{} leaves", names.len());
+    let point = fixture.finish();
+    fixture.damage_chunk(&names[3]);
+    let directory = tempfile::tempdir().unwrap();
+    let report = restore(fixture.job(&point, directory.path()));
+
+    assert_eq!(report.problems_count, 1, "{:?}", report.problems);
+    assert!(report.problems[0].cause.contains("a part of the list of files"), "{}", report.problems[0].cause);
+    let restored = report.totals.files;
+    assert!(restored < 4000 && restored > 4000 - 4000 * 3 / names.len() as u64, "{restored} of 4000");
+    let last = at(directory.path(), "d19").join("a rather long name, so that there are many pages 199");
+    assert!(std::fs::read(last).unwrap() == content);
+}

@@ -22,12 +22,14 @@ use mover_repository::manifest::{
 };
 use mover_repository::pack::{FrameBuffer, PackClass, PackContents, PackSealer};
 use mover_repository::repository::{InitOptions, Repository};
+use parking_lot::Mutex;
 
 use crate::error::Failure;
 use crate::progress::Progress;
 use crate::restore::file_target::{FileTarget, FileTargetOptions};
 use crate::restore::pipeline::{RestoreJob, run_restore};
 use crate::restore::report::RestoreReport;
+use crate::runtime::simulation::SimHandle;
 use crate::runtime::{GlommioShards, ShardOptions, StopSignal};
 
 /// Where every fileset of the tests came from.
@@ -83,6 +85,7 @@ pub struct Fixture {
     pub repository: Repository,
     number: LogNumber,
     stored: HashMap<ChunkId, ()>,
+    names_pages: Vec<ChunkId>,
     data: PackFiller,
     structure: PackFiller,
     /// Tables of contents of the finished packs.
@@ -115,6 +118,7 @@ impl Fixture {
             repository,
             number,
             stored: HashMap::new(),
+            names_pages: Vec::new(),
             data: PackFiller::new(PackClass::Data),
             structure: PackFiller::new(PackClass::Structure),
             packs: Vec::new(),
@@ -252,6 +256,10 @@ impl Fixture {
         for page in pages {
             if self.stored.insert(page.id, ()).is_none() {
                 self.put(page.class, page.id, &page.bytes);
+                if page.class == PackClass::Data {
+                    self.close_frame(PackClass::Data);
+                    self.names_pages.push(page.id);
+                }
             }
         }
     }
@@ -302,11 +310,19 @@ impl Fixture {
         }
     }
 
+    /// The leaves' pages of names, each in a frame of its own.
+    pub fn names_pages(&self) -> impl Iterator<Item = ChunkId> + use<> {
+        self.names_pages.clone().into_iter()
+    }
+
     /// The pack object and the byte range of the `copy`-th frame that holds a chunk.
     pub fn frame_of(&self, plain: &[u8], copy: usize) -> (String, Range<usize>) {
-        let id = self.repository.secrets().chunk_id(plain);
+        self.frame_of_chunk(&self.repository.secrets().chunk_id(plain), copy)
+    }
+
+    fn frame_of_chunk(&self, id: &ChunkId, copy: usize) -> (String, Range<usize>) {
         let frames = self.packs.iter().flat_map(|pack| pack.frames.iter().map(move |frame| (pack, frame)));
-        let mut holding = frames.filter(|(_, frame)| frame.chunks.iter().any(|(chunk, _)| *chunk == id));
+        let mut holding = frames.filter(|(_, frame)| frame.chunks.iter().any(|(chunk, _)| chunk == id));
         let (pack, frame) = holding.nth(copy).expect("the chunk is stored");
         let start = frame.offset as usize;
         (pack.info().object_name(), start..start + frame.sealed_bytes as usize)
@@ -314,7 +330,15 @@ impl Fixture {
 
     /// Flips a bit in the middle of a frame that holds a chunk.
     pub fn damage(&self, plain: &[u8], copy: usize) {
-        let (name, range) = self.frame_of(plain, copy);
+        self.flip(self.frame_of(plain, copy));
+    }
+
+    /// As [`Fixture::damage`], by id.
+    pub fn damage_chunk(&self, id: &ChunkId) {
+        self.flip(self.frame_of_chunk(id, 0));
+    }
+
+    fn flip(&self, (name, range): (String, Range<usize>)) {
         let mut body = self.memory.snapshot()[&name].to_vec();
         body[range.start + range.len() / 2] ^= 1;
         self.memory.overwrite(&name, body);
@@ -381,6 +405,10 @@ pub struct Watched {
     pub delay_ms: AtomicUsize,
     /// No call succeeds any more.
     pub is_away: AtomicBool,
+    /// The store goes away after so many range reads.
+    pub away_after: AtomicUsize,
+    /// Reads take simulated time instead of real time.
+    pub simulated: Mutex<Option<SimHandle>>,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: Arc<AtomicUsize>,
     requests: AtomicUsize,
@@ -393,6 +421,8 @@ impl Watched {
             slow: Pool::new("slow-store", 32),
             delay_ms: AtomicUsize::new(0),
             is_away: AtomicBool::new(false),
+            away_after: AtomicUsize::new(usize::MAX),
+            simulated: Mutex::new(None),
             in_flight: Arc::default(),
             in_flight_max: Arc::default(),
             requests: AtomicUsize::new(0),
@@ -432,11 +462,21 @@ impl Backend for Watched {
         if let Some(away) = self.away(name) {
             return away;
         }
-        self.requests.fetch_add(1, Ordering::SeqCst);
+        if self.requests.fetch_add(1, Ordering::SeqCst) >= self.away_after.load(Ordering::SeqCst) {
+            self.is_away.store(true, Ordering::SeqCst);
+        }
         let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.in_flight_max.fetch_max(now, Ordering::SeqCst);
         let in_flight = self.in_flight.clone();
         let read = self.memory.get_range(name, range);
+        if let Some(handle) = &*self.simulated.lock() {
+            let delay = handle.delay(Duration::from_micros(50), Duration::from_millis(20));
+            return Box::pin(async move {
+                delay.await;
+                in_flight.fetch_sub(1, Ordering::SeqCst);
+                read.await
+            });
+        }
         let delay_ms = self.delay_ms.load(Ordering::SeqCst) as u64;
         if delay_ms == 0 {
             in_flight.fetch_sub(1, Ordering::SeqCst);

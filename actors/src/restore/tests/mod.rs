@@ -4,5 +4,7 @@ mod content;
 mod cramped;
 mod damage;
 mod fixture;
+mod memory_target;
 mod rules;
 mod shape;
+mod simulated;
