@@ -1,6 +1,6 @@
 //! Data in motion: the backup and restore pipelines, sources, targets and the two runtimes.
 //!
-//! Knows the repository. Never HTTP, SQL or the command line. Only `runtime/glommio.rs` names glommio; everything
+//! Knows the repository. Never HTTP, SQL or the command line. Only `runtime/` names the executor; everything
 //! else is written against [`runtime::Runtime`], so the seeded simulator runs the same source lines.
 
 pub mod backup;

@@ -38,12 +38,12 @@ pub(super) fn unix_now() -> UnixNanos {
     }
 }
 
-/// A place where another thread may come in between two instructions. The simulator yields here by seed; elsewhere
-/// it costs nothing.
+/// A place where another thread may come in between two instructions. The simulator takes the core away here for a
+/// seeded while; elsewhere it costs nothing.
 pub(super) async fn race_point() {
     #[cfg(any(test, feature = "simulation"))]
-    if SIMULATED_NANOS.with(std::cell::Cell::get).is_some() {
-        futures_lite::future::yield_now().await;
+    if let Some(away) = super::simulation::preemption() {
+        away.await;
     }
 }
 

@@ -407,7 +407,7 @@ impl<T> Drop for Answer<T> {
 }
 
 fn start_error(shard: usize, cause: &str) -> ActorError {
-    let guidance = if cause.contains("emlock") || cause.contains("annot allocate") {
+    let guidance = if cause.contains("MemLock") || cause.contains("os error 12") {
         "raise the limit of locked memory to 8 MiB (ulimit -l, LimitMEMLOCK= in the systemd unit)"
     } else {
         "mover needs io_uring (Linux 5.8 or newer): allow it in the container's seccomp profile and see \

@@ -38,6 +38,17 @@ const STEPS_MAX: u64 = 200_000_000;
 /// Simulated time after which a simulation is called stuck, although timers still fire.
 const SIMULATED_TIME_MAX: Duration = Duration::from_secs(48 * 3600);
 
+thread_local! {
+    static RUNNING: RefCell<Option<SimHandle>> = const { RefCell::new(None) };
+}
+
+/// How long the core is taken away at a race point, if a simulation runs on this thread.
+pub(super) fn preemption() -> Option<Delay> {
+    let handle = RUNNING.with(|running| running.borrow().clone())?;
+    let most_micros = if handle.chance(1, 4) { 3_000 } else { 5 };
+    Some(handle.delay(Duration::ZERO, Duration::from_micros(most_micros)))
+}
+
 struct SimTask {
     cell: Rc<TaskCell>,
     waker: Arc<SimWaker>,
@@ -229,6 +240,11 @@ impl Simulation {
         SimHandle { core: self.core.clone() }
     }
 
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.core.shards
+    }
+
     /// Stops the machine after that many steps: devices freeze first, then every task is dropped.
     pub fn crash_after(mut self, steps: u64) -> Simulation {
         self.crash_after = Some(steps);
@@ -249,6 +265,7 @@ impl Simulation {
         Fut: Future<Output = Result<T, Failure>> + 'static,
     {
         clock::set_simulated(Some(Duration::ZERO));
+        RUNNING.with(|running| *running.borrow_mut() = Some(self.handle()));
         let local = Rc::new(SimLocal { core: self.core.clone(), tasks: RefCell::default(), next_task: Cell::new(0) });
         let slot: Rc<RefCell<Option<Result<T, Failure>>>> = Rc::default();
         let answer = slot.clone();
@@ -272,7 +289,7 @@ impl Simulation {
                 None => Err(Ended::Crashed),
             },
         };
-        clock::set_simulated(None);
+        stand_down();
         Outcome {
             result,
             seed: self.seed,
@@ -341,6 +358,12 @@ impl Simulation {
 
 impl Drop for Simulation {
     fn drop(&mut self) {
-        clock::set_simulated(None);
+        stand_down();
     }
+}
+
+/// This thread has the machine's time again.
+fn stand_down() {
+    clock::set_simulated(None);
+    RUNNING.with(|running| *running.borrow_mut() = None);
 }

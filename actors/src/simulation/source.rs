@@ -3,9 +3,11 @@
 //! Files may change while they are read, vanish, shrink or refuse to be read. Every byte range that is read is noted
 //! with its time, so a test can prove that no byte of one fileset was read before the one before it was sealed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use mover_repository::ids::UnixNanos;
@@ -63,6 +65,7 @@ struct Entry {
 pub struct SimTree {
     root_path: Vec<u8>,
     entries: BTreeMap<Vec<u8>, Entry>,
+    gates: BTreeSet<Vec<u8>>,
     next_inode: u64,
 }
 
@@ -73,7 +76,12 @@ impl SimTree {
     /// An empty tree whose root is a directory.
     pub fn new(root_path: &str) -> SimTree {
         let root = Entry { node: Node::Directory(Vec::new()), inode: 1, mtime: MADE };
-        SimTree { root_path: root_path.into(), entries: BTreeMap::from([(Vec::new(), root)]), next_inode: 2 }
+        SimTree {
+            root_path: root_path.into(),
+            entries: BTreeMap::from([(Vec::new(), root)]),
+            gates: BTreeSet::new(),
+            next_inode: 2,
+        }
     }
 
     fn insert(&mut self, path: &[u8], node: Node) {
@@ -123,14 +131,20 @@ impl SimTree {
         self
     }
 
-    /// Removes a file or link: what a user does between two runs.
-    pub fn without(mut self, path: &str) -> SimTree {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        self.entries.remove(path.as_bytes());
-        if let Some(Entry { node: Node::Directory(names), .. }) = self.entries.get_mut(parent.as_bytes()) {
-            names.retain(|other| other != name.as_bytes());
+    /// Adds a directory that is not listed before every file whose path sorts before it was read: whoever lets work
+    /// lie while he waits for more of it waits for ever.
+    pub fn gated_directory(mut self, path: &str) -> SimTree {
+        self.gates.insert(path.into());
+        self.directory(path)
+    }
+
+    fn is_open(&self, directory: &[u8], files_read: &BTreeSet<Vec<u8>>) -> bool {
+        if !self.gates.contains(directory) {
+            return true;
         }
-        self
+        let before = self.entries.range(Vec::new()..directory.to_vec());
+        let mut files = before.filter(|(_, entry)| matches!(entry.node, Node::File { .. }));
+        files.all(|(path, _)| files_read.contains(path))
     }
 
     /// Paths and contents of all files as they are now, to compare a restore with.
@@ -204,6 +218,8 @@ pub struct SourceCounts {
 struct World {
     trees: Vec<SimTree>,
     reads: Vec<SourceRead>,
+    files_read: Vec<BTreeSet<Vec<u8>>>,
+    waiting_at_gates: Vec<Waker>,
     counts: SourceCounts,
 }
 
@@ -268,6 +284,10 @@ impl World {
                 file.bytes /= 2;
             }
         }
+        if end == file.bytes && !self.trees[k].gates.is_empty() {
+            self.files_read[k].insert(path.to_vec());
+            self.waiting_at_gates.drain(..).for_each(Waker::wake);
+        }
         self.counts.bytes += bytes;
         self.reads.push(SourceRead { time, fileset: k, path: path.to_vec(), offset: range.start, bytes });
     }
@@ -295,7 +315,14 @@ impl World {
 impl SimSource {
     /// A source of `trees`, one fileset each, in the simulation of `handle`.
     pub fn new(handle: SimHandle, latency: Latency, trees: Vec<SimTree>) -> SimSource {
-        let world = Mutex::new(World { trees, reads: Vec::new(), counts: SourceCounts::default() });
+        let world = World {
+            files_read: vec![BTreeSet::new(); trees.len()],
+            trees,
+            reads: Vec::new(),
+            waiting_at_gates: Vec::new(),
+            counts: SourceCounts::default(),
+        };
+        let world = Mutex::new(world);
         SimSource { shared: Arc::new(Shared { handle, latency, world }) }
     }
 
@@ -312,6 +339,18 @@ impl SimSource {
     /// The trees as they are now.
     pub fn trees(&self) -> Vec<SimTree> {
         self.shared.world.lock().trees.clone()
+    }
+
+    fn gate(&self, k: usize, directory: Vec<u8>) -> impl Future<Output = ()> + Send + use<> {
+        let shared = self.shared.clone();
+        poll_fn(move |cx| {
+            let mut world = shared.world.lock();
+            if world.trees[k].is_open(&directory, &world.files_read[k]) {
+                return Poll::Ready(());
+            }
+            world.waiting_at_gates.push(cx.waker().clone());
+            Poll::Pending
+        })
     }
 
     fn call<T: Send + 'static>(
@@ -346,7 +385,8 @@ impl Source for SimSource {
 
     fn list(&self, k: usize, directory: &[u8]) -> SourceFuture<Listing> {
         let (source, directory) = (self.clone(), directory.to_vec());
-        self.call(move |_, world| {
+        let gate = self.gate(k, directory.clone());
+        let listing = self.call(move |_, world| {
             world.counts.lists += 1;
             let Node::Directory(names) = &world.find(k, &directory, "list")?.node else {
                 return Err(failed(&directory, "list", SourceErrorKind::Changed, "is no directory any more"));
@@ -363,6 +403,10 @@ impl Source for SimSource {
             let mut listing = part_of(source, entries);
             listing.attributes = Some(Attributes::default());
             Ok(listing)
+        });
+        Box::pin(async move {
+            gate.await;
+            listing.await
         })
     }
 

@@ -11,7 +11,7 @@ use futures_lite::future::block_on;
 use mover_actors::Failure;
 use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, run_backup};
 use mover_actors::progress::Progress;
-use mover_actors::restore::{RestoreJob, run_restore};
+use mover_actors::restore::{RestoreJob, RestoreReport, run_restore};
 use mover_actors::runtime::simulation::{Ended, Outcome, Simulation};
 use mover_actors::runtime::{StopSignal, shards_for};
 use mover_actors::scratch::MemoryScratch;
@@ -51,6 +51,13 @@ pub struct Run {
     pub outcome: Outcome<BackupReport>,
     pub store: SimStore,
     pub source: SimSource,
+}
+
+/// What a restore left behind.
+pub struct RestoreRun {
+    pub outcome: Outcome<RestoreReport>,
+    /// Files that are there under their own names.
+    pub contents: Contents,
 }
 
 impl World {
@@ -100,9 +107,17 @@ impl World {
 impl World {
     /// Restores the newest recovery point that `objects` holds, on as many shards, with the same delays.
     pub fn restore(&self, objects: Objects) -> Result<Contents, Ended> {
+        let target_faults = TargetFaults { latency: self.source_latency, ..TargetFaults::default() };
+        let run = self.restore_with(objects, StoreFaults::default(), target_faults);
+        let report = run.outcome.result?;
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        Ok(run.contents)
+    }
+
+    /// As [`World::restore`], with faults of store and target.
+    pub fn restore_with(&self, objects: Objects, store_faults: StoreFaults, faults: TargetFaults) -> RestoreRun {
         let simulation = Simulation::new(self.seed, self.shards);
-        let store = SimStore::with_objects(simulation.handle(), StoreFaults::default(), objects);
-        let faults = TargetFaults { latency: self.source_latency, ..TargetFaults::default() };
+        let store = SimStore::with_objects(simulation.handle(), store_faults, objects);
         let target = SimTarget::new(simulation.handle(), faults);
         let (repository, into) = (repository().moved_to(Arc::new(store)), Arc::new(target.clone()));
         let memory_bytes = self.memory_bytes;
@@ -112,10 +127,9 @@ impl World {
             (job.memory_bytes, job.scratch) = (memory_bytes, Arc::new(MemoryScratch::default()));
             run_restore(rt, job, Progress::new(), StopSignal::new()).await
         });
-        let report = outcome.result?;
-        assert!(report.problems.is_empty(), "{:?}", report.problems);
         let roots = self.trees.iter().map(|tree| String::from_utf8_lossy(tree.root_path()).into_owned());
-        Ok(roots.map(|root| target.contents(root.trim_start_matches('/'))).collect())
+        let contents = roots.map(|root| target.contents(root.trim_start_matches('/'))).collect();
+        RestoreRun { outcome, contents }
     }
 }
 
