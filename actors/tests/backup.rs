@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, run_backup};
 use mover_actors::progress::Progress;
-use mover_actors::runtime::{GlommioShards, ShardOptions, StopSignal};
+use mover_actors::runtime::{ShardOptions, Shards, StopSignal};
 use mover_actors::scratch::default_scratch;
 use mover_actors::source::Source;
 use mover_actors::source::file::{FileSource, FileSourceOptions};
@@ -20,7 +20,7 @@ use mover_repository::manifest::{ContentReader, Kind, ManifestReader, Piece};
 use mover_repository::repository::{InitOptions, Repository};
 
 struct Lab {
-    shards: GlommioShards,
+    shards: Shards,
     repository: Repository,
 }
 
@@ -31,7 +31,7 @@ impl Lab {
         let backend = Arc::new(MemoryBackend::default());
         let repository =
             futures_lite::future::block_on(Repository::init(backend, &credential, options)).expect("a repository");
-        Self { shards: GlommioShards::start(ShardOptions { shards: 2 }).expect("shards"), repository }
+        Self { shards: Shards::start(ShardOptions { shards: 2 }).expect("shards"), repository }
     }
 
     fn backup(&self, path: &Path) -> BackupReport {

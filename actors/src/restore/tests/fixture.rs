@@ -30,7 +30,7 @@ use crate::restore::file_target::{FileTarget, FileTargetOptions};
 use crate::restore::pipeline::{RestoreJob, run_restore};
 use crate::restore::report::RestoreReport;
 use crate::runtime::simulation::SimHandle;
-use crate::runtime::{GlommioShards, ShardOptions, StopSignal};
+use crate::runtime::{ShardOptions, Shards, StopSignal};
 
 /// Where every fileset of the tests came from.
 pub const ROOT: &str = "/src/tree";
@@ -354,9 +354,9 @@ impl Fixture {
 }
 
 /// Two shards for all tests of this process.
-pub fn shards() -> &'static GlommioShards {
-    static SHARDS: OnceLock<GlommioShards> = OnceLock::new();
-    SHARDS.get_or_init(|| GlommioShards::start(ShardOptions { shards: 2 }).unwrap())
+pub fn shards() -> &'static Shards {
+    static SHARDS: OnceLock<Shards> = OnceLock::new();
+    SHARDS.get_or_init(|| Shards::start(ShardOptions { shards: 2 }).unwrap())
 }
 
 /// Runs a restore that may fail.

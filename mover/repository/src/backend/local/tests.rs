@@ -1,3 +1,5 @@
+//! The local store under test: atomic names, durability counted in syncs, poisoned writers.
+
 use super::*;
 use futures_lite::future::block_on;
 use std::os::unix::fs::PermissionsExt;
