@@ -138,6 +138,12 @@ impl ClosingList {
         Ok(())
     }
 
+    /// Bytes that wait on disk.
+    #[cfg(test)]
+    pub fn spilled_bytes(&self) -> u64 {
+        self.spilled.as_ref().map_or(0, SortedSpill::spilled_bytes)
+    }
+
     async fn spill(&mut self) -> Result<(), Failure> {
         let recent = std::mem::take(&mut self.recent);
         self.recent_bytes = 0;

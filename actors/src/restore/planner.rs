@@ -369,7 +369,7 @@ impl<R: Runtime> Planner<R> {
                     break;
                 }
             }
-            if window.last_pieces() % 256 == 0 {
+            if window.last_pieces().is_multiple_of(256) {
                 self.runtime.yield_now().await;
             }
             if is_full(window, limits) && carry.has_more() {

@@ -19,13 +19,15 @@ pub struct Cramped {
     pub space: Mutex<Space>,
     /// Batches that it takes before it is full.
     pub writes_left: AtomicIsize,
+    /// A file that reads back other than it was written.
+    pub altered: Mutex<Option<Vec<u8>>>,
 }
 
 impl Cramped {
     /// All the room there is.
     pub fn new(inner: Arc<dyn Target>) -> Self {
         let space = Mutex::new(Space { bytes: u64::MAX, inodes: u64::MAX });
-        Cramped { inner, space, writes_left: AtomicIsize::new(isize::MAX) }
+        Cramped { inner, space, writes_left: AtomicIsize::new(isize::MAX), altered: Mutex::new(None) }
     }
 }
 
@@ -74,7 +76,16 @@ impl Target for Cramped {
         self.inner.finish_directories(directories)
     }
     fn read_back(&self, ranges: Vec<(Vec<u8>, Range<u64>)>) -> TargetFuture<Vec<Result<Bytes, TargetError>>> {
-        self.inner.read_back(ranges)
+        let altered = self.altered.lock().clone();
+        let hit: Vec<bool> = ranges.iter().map(|(path, _)| Some(path) == altered.as_ref()).collect();
+        let read = self.inner.read_back(ranges);
+        Box::pin(async move {
+            let alter = |(result, hit): (Result<Bytes, TargetError>, bool)| match result {
+                Ok(bytes) if hit => Ok(bytes.iter().map(|byte| byte ^ 1).collect()),
+                other => other,
+            };
+            Ok(read.await?.into_iter().zip(hit).map(alter).collect())
+        })
     }
     fn sync(&self) -> TargetFuture<()> {
         self.inner.sync()

@@ -106,7 +106,7 @@ fn links_to_a_lost_file_are_listed_and_not_made_to_an_older_one() {
 }
 
 #[test]
-fn a_repository_that_goes_away_ends_the_restore_and_leaves_no_half_file() {
+fn f23_a_repository_that_goes_away_ends_the_restore_and_leaves_no_half_file() {
     let mut fixture = Fixture::new();
     for number in 0..50 {
         fixture.file(

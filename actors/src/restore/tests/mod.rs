@@ -8,3 +8,4 @@ mod memory_target;
 mod rules;
 mod shape;
 mod simulated;
+mod watched;

@@ -172,3 +172,24 @@ fn content_that_does_not_fill_its_file_is_refused() {
     assert!(report.problems[0].cause.contains("5 bytes"), "{}", report.problems[0].cause);
     assert!(!at(directory.path(), "short").exists());
 }
+
+#[test]
+fn verify_lists_each_file_that_differs_once() {
+    let mut fixture = tree();
+    let parts: Vec<Part> = (0..5).map(|at| Part::Chunk(noise(at, 100_000))).collect();
+    fixture.file("several", &parts);
+    let point = fixture.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = fixture.job(&point, directory.path());
+    let cramped = Cramped::new(job.target.clone());
+    *cramped.altered.lock() = Some(b"src/tree/several".to_vec());
+    job.target = std::sync::Arc::new(cramped);
+    job.verify = true;
+    let report = restore(job);
+
+    let verified = report.verified.unwrap();
+    assert_eq!((verified.files, verified.different), (5, 1));
+    assert_eq!(report.problems_count, 1, "{:?}", report.problems);
+    assert!(report.problems[0].cause.contains("differs"), "{}", report.problems[0].cause);
+    assert!(!report.is_clean());
+}

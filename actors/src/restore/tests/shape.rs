@@ -1,5 +1,6 @@
 //! How a restore works, counted: requests, what is in flight, what a damaged pipe would do to memory.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,9 +9,19 @@ use futures_lite::future::block_on;
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::index::Index;
 
+use mover_repository::ids::UnixNanos;
+use mover_repository::io::Pool;
+
 use super::fixture::{Fixture, Part, at, noise, restore};
+use crate::progress::Progress;
+use crate::restore::closing::{Closing, ClosingList};
 use crate::restore::dump::dump_file;
+use crate::restore::report::Tally;
+use crate::restore::site::Site;
+use crate::restore::target::{Overwrite, TargetMeta};
 use crate::restore::window::RANGE_BYTES_MAX;
+use crate::runtime::KillSwitch;
+use crate::scratch::default_scratch;
 
 #[test]
 fn neighbouring_files_are_read_in_large_ranges() {
@@ -95,4 +106,53 @@ fn the_smallest_budget_moves_a_huge_file_and_many_small_ones() {
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(report.totals.files, 4001);
     assert_eq!(std::fs::metadata(at(directory.path(), "a-huge")).unwrap().len(), 200 << 20);
+}
+
+#[test]
+fn what_waits_for_the_end_is_bounded_in_memory_and_keeps_its_order() {
+    let mut fixture = Fixture::new();
+    let point = fixture.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let target = fixture.job(&point, directory.path()).target;
+    let site = Site {
+        target: target.clone(),
+        backend: fixture.repository.backend().clone(),
+        tally: Arc::new(Tally::default()),
+        progress: Progress::new(),
+        kill: KillSwitch::new(),
+    };
+    let path = |number: usize| format!("d{:02}/e{number:04}", number / 100).into_bytes();
+    let mut list = ClosingList::new(default_scratch(), Pool::new("plan", 1), 8 << 10);
+    for number in 0..3000 {
+        let mode = 0o100 + number as u32 % 0o700;
+        let xattrs = vec![(b"user.number".to_vec(), number.to_string().into_bytes())];
+        let meta = TargetMeta { mode, mtime: UnixNanos(-5_000_000_000), xattrs, ..meta_of_this_user() };
+        if number % 100 == 0 {
+            block_on(target.make_directories(vec![path(number)[..3].to_vec()])).unwrap();
+            let above =
+                Closing::Directory { path: path(number)[..3].to_vec(), meta: TargetMeta { mode: 0, ..meta.clone() } };
+            block_on(list.push(above)).unwrap();
+        }
+        block_on(target.make_directories(vec![path(number)])).unwrap();
+        block_on(list.push(Closing::Directory { path: path(number), meta })).unwrap();
+    }
+    assert!(list.spilled_bytes() > 100 << 10, "{} bytes spilled", list.spilled_bytes());
+    block_on(list.close(&site, Overwrite::Always)).unwrap();
+
+    assert_eq!(site.tally.report().problems_count, 0);
+    for above in std::fs::read_dir(directory.path()).unwrap() {
+        let above = above.unwrap().path();
+        assert_eq!(std::fs::metadata(&above).unwrap().mode() & 0o7777, 0);
+        std::fs::set_permissions(&above, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    for number in 0..3000 {
+        let shown = String::from_utf8(path(number)).unwrap();
+        let found = std::fs::metadata(directory.path().join(&shown)).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.mtime()), (0o100 + number as u32 % 0o700, -5), "{shown}");
+    }
+}
+
+fn meta_of_this_user() -> TargetMeta {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    TargetMeta { uid, gid, ..TargetMeta::default() }
 }
