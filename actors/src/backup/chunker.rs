@@ -19,7 +19,7 @@ use crate::backup::messages::{AfterRead, CutBuffer, CutPart, CutSpan, FileTask, 
 use crate::backup::shared::JobShared;
 use crate::error::Failure;
 use crate::runtime::{Address, Injector, Pace, Reserve, Runtime, Worker};
-use crate::source::{Attributes, FileKind, FileRead, FileRequest, FilesRead, SourceError, Span};
+use crate::source::{Attributes, FileKind, FileRead, FileRequest, FilesRead, SourceError, SourceErrorKind, Span};
 
 /// Chunkers a shard.
 pub const LANES: usize = 2;
@@ -55,6 +55,13 @@ impl<R: Runtime> Worker for Chunker<R> {
     async fn run(&mut self) -> Result<(), Failure> {
         while let Some(work) = self.work.take(self.rt.shard()).await {
             match work {
+                // What was handed out before the stop and is not begun is given up: no recovery point comes of it.
+                Work::Batch(tasks) if self.job.stop.is_requested() => {
+                    self.give_up(tasks.into_iter().map(PartOf::Whole)).await?
+                }
+                Work::Extent { file, number } if self.job.stop.is_requested() => {
+                    self.give_up([PartOf::Extent { file, number, last: false }]).await?;
+                }
                 Work::Batch(tasks) => self.batch(tasks).await?,
                 Work::Extent { file, number } => self.extent(file, number).await?,
                 Work::Stream(file) => self.stream(file).await?,
@@ -79,6 +86,22 @@ impl<R: Runtime> Chunker<R> {
     ) -> Self {
         let cutter = Cutter::new(job.chunk_sizes, job.repository.secrets().gear());
         Self { rt: rt.clone(), job, fileset, lane, cutter, buffers, reserve, pace: Pace::new(), work, next }
+    }
+
+    /// Says of each part that it was not read.
+    async fn give_up(&mut self, parts: impl IntoIterator<Item = PartOf>) -> Result<(), Failure> {
+        let parts = parts.into_iter().map(|of| {
+            let outcome = Err(SourceError {
+                path: vec![],
+                operation: "read",
+                kind: SourceErrorKind::Internal,
+                cause: "the backup was interrupted".into(),
+            });
+            CutPart { spans: vec![], end: Some(PartEnd { of, outcome }) }
+        });
+        let message =
+            CutBuffer { lane: self.lane, data: Arc::new(ReadBuffer::detached(&self.buffers)), parts: parts.collect() };
+        Ok(self.next.send(message).await?)
     }
 
     /// Small files and entries without content.

@@ -32,6 +32,10 @@ const VERIFIED_FRAMES_FIRST: u32 = 64;
 /// Afterwards one in so many.
 const VERIFIED_FRAMES_EVERY: u32 = 64;
 
+/// Size of the first packs of a run; later ones are this part of what was stored, up to the usual size.
+const PACK_BYTES_FIRST: u64 = 8 << 20;
+const PACK_SHARE_OF_STORED: u64 = 16;
+
 /// How many frames are decoded and hashed again before they are uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VerifyBeforeUpload {
@@ -57,6 +61,8 @@ pub struct Compressor<R: Runtime> {
     always_verify: bool,
     scratch: Vec<u8>,
     pace: Pace,
+    /// Bytes of the packs that this compressor has closed.
+    closed_bytes: u64,
     open: [OpenPack; 2],
 }
 
@@ -95,6 +101,7 @@ impl<R: Runtime> Compressor<R> {
             always_verify,
             scratch: vec![],
             pace: Pace::new(),
+            closed_bytes: 0,
             open: [OpenPack::new(), OpenPack::new()],
         })
     }
@@ -215,6 +222,7 @@ impl<R: Runtime> Compressor<R> {
     async fn close_pack(&mut self, class: PackClass) -> Result<(), Failure> {
         let Some(sealer) = self.open[class as usize].sealer.take() else { return Ok(()) };
         let (tail, contents) = sealer.finish();
+        self.closed_bytes += contents.bytes;
         self.job.progress.add_packs(1);
         self.job.progress.add_bytes_stored(tail.len() as u64);
         self.send(PackPart::Close { class, tail, contents }).await
@@ -234,8 +242,10 @@ impl<R: Runtime> Compressor<R> {
         Ok(self.next.send(part).await?)
     }
 
+    /// Packs grow with the run: a kill loses the open ones, and that must stay a small part of what is stored.
     fn pack_bytes(&self) -> u64 {
-        self.job.options.pack_bytes.unwrap_or(PACK_BYTES_TARGET)
+        let grown = (self.closed_bytes / PACK_SHARE_OF_STORED).clamp(PACK_BYTES_FIRST, PACK_BYTES_TARGET);
+        self.job.options.pack_bytes.unwrap_or(grown)
     }
 }
 

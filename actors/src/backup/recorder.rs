@@ -189,7 +189,7 @@ impl Recorder {
         bytes: u64,
         outcome: Result<AfterRead, SourceError>,
     ) -> Result<(), Failure> {
-        let may_retry = task.attempt + 1 < ATTEMPTS_MAX;
+        let may_retry = task.attempt + 1 < ATTEMPTS_MAX && !self.job.stop.is_requested();
         let after = match outcome {
             Ok(after) => after,
             Err(error) if error.kind == SourceErrorKind::Changed && may_retry => return self.again(task).await,
@@ -247,7 +247,9 @@ impl Recorder {
     /// recorded with its attributes as far as they are known, and with its error.
     async fn unread(&mut self, task: FileTask, error: &SourceError) -> Result<(), Failure> {
         self.settled += 1;
-        self.job.report.unread(Problem { path: task.path.clone(), ..Problem::source(error) });
+        if !self.job.stop.is_requested() {
+            self.job.report.unread(Problem { path: task.path.clone(), ..Problem::source(error) });
+        }
         if task.stat.links > 1 && !self.promoted.contains_key(&task.sequence) {
             self.lost_firsts.insert(task.sequence, None);
         }

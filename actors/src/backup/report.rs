@@ -18,7 +18,7 @@ pub const LISTED_MAX: usize = 10_000;
 /// One object of the source that is not in the recovery point as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Path within its fileset.
+    /// Path within its fileset when it is told, the whole path when it is listed.
     pub path: Vec<u8>,
     /// What went wrong, as a sentence without its path.
     pub cause: String,
@@ -40,6 +40,8 @@ impl Problem {
 #[derive(Debug, Default)]
 pub struct Report {
     lists: Mutex<Lists>,
+    /// Where the present fileset is rooted: what is listed is listed by its whole path.
+    root: Mutex<Vec<u8>>,
     /// Reset when a fileset begins.
     fileset: Mutex<Totals>,
     frames_verified: AtomicU64,
@@ -64,8 +66,25 @@ pub struct Lists {
 }
 
 impl Report {
+    /// A fileset begins: names what its paths are below.
+    pub fn begin_fileset(&self, root_path: Vec<u8>) {
+        *self.root.lock() = root_path;
+    }
+
+    fn whole_path(&self, path: &[u8]) -> Vec<u8> {
+        let mut whole = self.root.lock().clone();
+        if !path.is_empty() {
+            if !whole.ends_with(b"/") {
+                whole.push(b'/');
+            }
+            whole.extend_from_slice(path);
+        }
+        whole
+    }
+
     /// Adds to the problems.
     pub fn problem(&self, problem: Problem) {
+        let problem = Problem { path: self.whole_path(&problem.path), ..problem };
         let mut lists = self.lists.lock();
         if lists.problems.len() < LISTED_MAX {
             lists.problems.push(problem);
@@ -82,9 +101,10 @@ impl Report {
 
     /// A file that never stood still.
     pub fn torn(&self, path: &[u8]) {
+        let path = self.whole_path(path);
         let mut lists = self.lists.lock();
         if lists.torn.len() < LISTED_MAX {
-            lists.torn.push(path.to_vec());
+            lists.torn.push(path);
         }
     }
 

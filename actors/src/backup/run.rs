@@ -231,6 +231,7 @@ impl Run {
         for k in 0..count {
             self.shared.progress.set_phase(Phase::Moving);
             self.shared.progress.set_fileset(k as u64, count as u64);
+            self.shared.report.begin_fileset(self.shared.source.fileset(k).root_path);
             let before = self.shared.progress.counts();
             let parent = self.parent_of(k);
             let Some(registration) = registration else {

@@ -176,6 +176,9 @@ impl<R: Runtime> Scanner<R> {
             }
             self.take_notes().await?;
         }
+        if self.fileset + 1 == self.source().fileset_count() {
+            self.job.progress.set_scan_finished();
+        }
         self.hand_out_batch().await?;
         self.send_entries().await
     }

@@ -280,11 +280,11 @@ fn what_happens_to_a_file_while_it_is_read_is_said() {
         let run = World::new(seed, 2, vec![tree.clone()]).back_up(Objects::new());
         let report = run.outcome.unwrap();
         let point = report.point.expect("a recovery point");
-        assert_eq!(report.lists.torn, vec![b"never settles".to_vec()]);
+        assert_eq!(report.lists.torn, vec![b"/live/never settles".to_vec()]);
         assert_eq!((point.grade, point.totals.files_torn), (Grade::Torn, 1));
         let mut unread: Vec<&[u8]> = report.lists.problems.iter().map(|problem| &problem.path[..]).collect();
         unread.sort();
-        assert_eq!(unread, [&b"secret"[..], b"vanishes"]);
+        assert_eq!(unread, [&b"/live/secret"[..], b"/live/vanishes"]);
         let restored = read_back(&run.store.durable()).expect("readable").pop().expect("a point").contents.remove(0);
         // F19: what shrank is as long as it was after, not padded to what it was before.
         assert_eq!(restored[&b"shrinks"[..]].len(), 5000);

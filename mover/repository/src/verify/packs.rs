@@ -70,7 +70,8 @@ impl Verifier<'_> {
 
     /// Every chunk of the pack is in the index, at the place where the table has it.
     fn check_index(&self, contents: &PackContents) {
-        let Some(pack) = self.index.find_pack(&contents.id) else {
+        let indexed = self.index.find_pack(&contents.id).filter(|_| !self.without_segment.contains(&contents.id));
+        let Some(pack) = indexed else {
             let is_absent =
                 self.condemned.contains(&contents.id) || self.known_hurt.contains(&contents.id, PACK_FRAMES_MAX);
             if self.is_committed(contents.writer) && !is_absent {
