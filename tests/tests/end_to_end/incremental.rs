@@ -168,7 +168,7 @@ fn incremental_file_with_a_read_error_is_tried_again() {
     assert_eq!(second.files_unreadable(), 1);
     assert_eq!(second.bytes_read(), 0, "the readable file is taken over");
     // Who may read it reads it: the identity is still the same.
-    let third = repo.backup(&source);
+    let third = repo.backup_with(&source, &["--set", "locked"]);
     assert_eq!((third.bytes_read(), third.bytes_new()), (200 * KIB, 200 * KIB));
 }
 
