@@ -7,6 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::Summary;
 
@@ -126,9 +128,23 @@ pub fn finish(mut command: Command, input: Option<&[u8]>) -> Run {
     run
 }
 
-/// Waits for a child whose outputs are pipes.
+/// No run takes so long; one that does hangs. A guard against waiting for ever, not a measurement.
+const HANGS_AFTER: Duration = Duration::from_secs(600);
+
+/// Waits for a child whose outputs are pipes. Kills it, and fails the test, if it hangs.
 pub fn wait(child: Child, line: String) -> Run {
+    let process = rustix::process::Pid::from_child(&child);
+    let (ended, has_ended) = mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        let hangs = has_ended.recv_timeout(HANGS_AFTER) == Err(mpsc::RecvTimeoutError::Timeout);
+        if hangs {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
+        hangs
+    });
     let output = child.wait_with_output().expect("wait for the binary");
+    let _ = ended.send(());
+    assert!(!guard.join().expect("the guard ended"), "it hung and was killed: {line}");
     let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
     let code = output.status.code().unwrap_or_else(|| 128 + signal.expect("a code or a signal"));
     Run { code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned(), line }
