@@ -65,7 +65,7 @@ impl Lab {
             let chunks = Arc::new(ChunkReader::new(&self.repository, index, 16 << 20));
             let mut files = BTreeMap::new();
             for fileset in &point.filesets {
-                let mut manifest = ManifestReader::new(chunks.clone(), fileset.root.clone());
+                let mut manifest = ManifestReader::new(chunks.clone(), fileset.root);
                 while let Some(entry) = manifest.next().await.expect("entry") {
                     if entry.kind != Kind::File {
                         continue;

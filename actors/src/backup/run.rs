@@ -257,7 +257,7 @@ impl Run {
         let root_path = self.shared.source.fileset(k).root_path;
         let filesets = &self.parent.as_ref()?.filesets;
         let fileset = filesets.iter().find(|fileset| fileset.root_path == root_path)?;
-        let parent = Parent::new(self.shared.chunks.clone(), fileset.root.clone());
+        let parent = Parent::new(self.shared.chunks.clone(), fileset.root);
         Some((parent, fileset.scan_started))
     }
 
@@ -271,7 +271,7 @@ impl Run {
         };
         SealedFileset {
             root_path: self.shared.source.fileset(k).root_path,
-            root: end.root.clone(),
+            root: end.root,
             scan_started: end.scanned.started,
             scan_finished: end.scanned.finished,
             totals,

@@ -369,7 +369,7 @@ fn a_huge_directory_comes_in_sorted_parts() {
 fn an_unreadable_file_is_an_error_of_that_file() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("secret"), b"x").unwrap();
-    fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     let found = read(&source(dir.path()), b"secret");
     match rustix::process::geteuid().is_root() {
         true => assert_eq!(found.unwrap().1, b"x", "root reads everything"),

@@ -290,7 +290,7 @@ mod tests {
         fs::create_dir_all(directory.join("closed/inner")).unwrap();
         fs::write(directory.join("closed/inner/file"), b"x").unwrap();
         for name in ["closed/inner", "closed"] {
-            fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove_tree(&directory).unwrap();
         assert!(!directory.exists());

@@ -81,7 +81,7 @@ impl World {
         if let Some(steps) = self.crash_after {
             simulation = simulation.crash_after(steps);
         }
-        let store = SimStore::with_objects(simulation.handle(), self.faults.clone(), objects);
+        let store = SimStore::with_objects(simulation.handle(), self.faults, objects);
         let source = SimSource::new(simulation.handle(), self.source_latency, self.trees.clone());
         let job = BackupJob {
             repository: repository().moved_to(Arc::new(store.clone())),

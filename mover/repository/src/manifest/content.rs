@@ -187,7 +187,7 @@ impl ContentReader {
     async fn descend(&mut self, child: ListChild, level: u8) -> Result<()> {
         let page: Bytes = self.chunks.read(&child.id).await?;
         let decoded =
-            ListPage::decode(&page, level).map_err(|error| corrupt(&format!("list page {}", child.id), &error))?;
+            ListPage::decode(&page, level).map_err(|error| corrupt(&format!("list page {}", child.id), error))?;
         let (pieces, bytes) = match &decoded {
             ListPage::Pieces(list) => (list.len() as u64, sum(list.iter().map(Piece::bytes))),
             ListPage::Children(list) => {

@@ -64,6 +64,9 @@ pub enum Kind {
     },
 }
 
+/// Extended attributes as (name, value), sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Attributes as `statx` gives them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
@@ -84,7 +87,7 @@ pub struct Metadata {
     /// Size in bytes.
     pub size: u64,
     /// Extended attributes: name and value, sorted by name, each name once.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 /// Where the bytes of a file are.
@@ -338,9 +341,9 @@ pub(crate) fn decode_names(input: &mut Decoder<'_>, path: &[u8]) -> Result<(Kind
     Ok((kind, meta))
 }
 
-fn take_xattrs(input: &mut Decoder<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DecodeError> {
+fn take_xattrs(input: &mut Decoder<'_>) -> Result<Xattrs, DecodeError> {
     let count = input.count(9, "extended attributes")?;
-    let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(count.min(64));
+    let mut xattrs: Xattrs = Vec::with_capacity(count.min(64));
     let mut total_bytes = 0;
     for _ in 0..count {
         let name = input.string(XATTR_NAME_BYTES_MAX, "xattr name")?;
@@ -365,7 +368,7 @@ pub(crate) fn skim_names(input: &mut Decoder<'_>) -> Result<(), DecodeError> {
 }
 
 /// Takes the xattrs that follow [`skim_names`].
-pub(crate) fn decode_xattrs(input: &mut Decoder<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DecodeError> {
+pub(crate) fn decode_xattrs(input: &mut Decoder<'_>) -> Result<Xattrs, DecodeError> {
     take_xattrs(input)
 }
 

@@ -116,10 +116,7 @@ impl Parent {
     }
 
     fn next_starts_at_or_before(&self, path: &[u8]) -> bool {
-        let next = match &self.prefetched {
-            Some((child, _)) => Some(&child.separator[..]),
-            None => None,
-        };
+        let next = self.prefetched.as_ref().map(|(child, _)| &child.separator[..]);
         next.is_some_and(|separator| path_cmp(separator, path) != Ordering::Greater)
     }
 

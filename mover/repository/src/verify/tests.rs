@@ -153,7 +153,7 @@ fn f20_another_content_under_a_known_id_is_noticed() {
     let name = sealer.object_name();
     let mut frame = crate::pack::FrameBuffer::with_capacity(10);
     frame.append(&noise(9, 1000));
-    let parts = vec![sealer.header(), sealer.seal(frame, &[(id, 1000)])];
+    let parts = [sealer.header(), sealer.seal(frame, &[(id, 1000)])];
     let (tail, contents) = sealer.finish();
     bench.store.overwrite(&name, [&parts.concat()[..], &tail].concat());
     bench.segment(&[contents]);
