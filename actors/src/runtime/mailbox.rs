@@ -5,9 +5,9 @@
 //! in the queue of the waiting, and the receiver moves it in when there is room, without a round trip to the sender's
 //! shard. Dropping a waiting `send` takes its message out again.
 //!
-//! Woken by std `Waker`s alone; any thread. Held lock: a few instructions, never across a wait. Measured (opt-level 3,
-//! CPU time of send and receive together, `cargo test -p mover-actors -- --ignored mailbox_cost`): 46 ns a message
-//! inside one thread, 86 ns between two threads that keep each other awake.
+//! Woken by std `Waker`s alone; any thread. Held lock: a few instructions, never across a wait. Measured once (opt-level 3,
+//! CPU time of send and receive together, ten million messages): 46 ns a message inside one thread, 86 ns between two
+//! threads that keep each other awake.
 
 use std::collections::VecDeque;
 use std::future::Future;

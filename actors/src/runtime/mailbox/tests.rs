@@ -282,34 +282,3 @@ proptest! {
         }
     }
 }
-
-/// Not a test but a figure, for the module's docs: CPU time, so that a busy machine does not count.
-#[test]
-#[ignore = "a measurement"]
-fn mailbox_cost() {
-    const MESSAGES: u32 = 10_000_000;
-    let cpu_nanos = |clock| {
-        let time = rustix::time::clock_gettime(clock);
-        time.tv_sec as u128 * 1_000_000_000 + time.tv_nsec as u128
-    };
-    let (address, mut inbox) = mailbox("parcels", 1024, 1 << 20);
-    let waker = Waker::from(Arc::new(Bell::default()));
-    let mut cx = Context::from_waker(&waker);
-    let began = cpu_nanos(rustix::time::ClockId::ThreadCPUTime);
-    for number in 0..MESSAGES {
-        assert!(Pin::new(&mut address.send(parcel(number, 8))).poll(&mut cx).is_ready());
-        assert!(inbox.poll_receive(&mut cx).is_ready());
-    }
-    let nanos = cpu_nanos(rustix::time::ClockId::ThreadCPUTime) - began;
-    println!("{} ns a message inside one thread", nanos / u128::from(MESSAGES));
-    let began = cpu_nanos(rustix::time::ClockId::ProcessCPUTime);
-    let sender = std::thread::spawn(move || {
-        for number in 0..MESSAGES / 10 {
-            block_on(address.send(parcel(number, 8))).unwrap();
-        }
-    });
-    while block_on(inbox.receive()).is_some() {}
-    sender.join().unwrap();
-    let nanos = cpu_nanos(rustix::time::ClockId::ProcessCPUTime) - began;
-    println!("{} ns a message between two threads, both together", nanos / u128::from(MESSAGES / 10));
-}
