@@ -17,7 +17,7 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
@@ -28,6 +28,7 @@ use hashbrown::HashMap;
 use mover_repository::ids::UnixNanos;
 use parking_lot::{Condvar, Mutex};
 
+use super::pulse::Pulse;
 use super::task::TaskCell;
 use super::{LocalBoxFuture, Remote, Runtime, TaskHandle, clock, cores_available};
 use crate::error::{ActorError, Failure, panic_message};
@@ -38,8 +39,10 @@ const IO_MEMORY_BYTES: usize = 64 * 1024;
 const RING_DEPTH: usize = 128;
 /// How long a busy shard may not look at what other threads told it.
 const PREEMPT: Duration = Duration::from_millis(1);
-/// Longest sleep of an executor, see [`pulse`]: short enough that a job does not feel it, long enough to cost an idle
-/// shard a fifth of a percent of its core.
+/// How often a shard is looked at that has tasks and does not run any. `run_task_queues` of glommio 0.9.0 says "nothing
+/// ran" when its preempt timer fires before the first task of a round, and the executor then sleeps with tasks ready
+/// to run and no timer set. Jobs hung for good, one in some dozens on a busy machine; a timer on the shard itself hung
+/// with them. Short enough that a job does not feel it, long enough to cost nothing.
 const PULSE: Duration = Duration::from_millis(5);
 /// Threads for glommio's own blocking calls, a shard.
 const BLOCKING_THREADS: usize = 1;
@@ -62,14 +65,28 @@ struct Letters {
 }
 
 /// What other threads know of a shard.
+#[derive(Default)]
 struct Shard {
     number: usize,
     letters: Mutex<Letters>,
     has_letters: AtomicBool,
     polls: AtomicU64,
+    polls_at_last_beat: AtomicU64,
+    tasks: AtomicUsize,
 }
 
 impl Shard {
+    /// Rings for a shard that stands still although it has tasks or letters: it may sleep by mistake.
+    fn beat(&self) {
+        let polls = self.polls.load(Ordering::Relaxed);
+        let stands_still = self.polls_at_last_beat.swap(polls, Ordering::Relaxed) == polls;
+        let has_work = self.tasks.load(Ordering::Relaxed) > 0 || self.has_letters.load(Ordering::Relaxed);
+        if stands_still && has_work {
+            let letters = self.letters.lock();
+            letters.bell.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
     fn post(&self, write: impl FnOnce(&mut Letters)) {
         let mut letters = self.letters.lock();
         if letters.shut {
@@ -142,6 +159,7 @@ impl ShardLocal {
             tasks.next_number += 1;
             let owned = owned.then(|| TaskHandle::new(cell.clone()));
             tasks.live.insert(number, LiveTask { cell: cell.clone(), waker: None, owned });
+            self.shard.tasks.store(tasks.live.len(), Ordering::Relaxed);
             number
         };
         let bell = Arc::new(TaskWaker { shard: self.shard.clone(), number, woken: AtomicBool::new(true) });
@@ -169,7 +187,12 @@ async fn run_task(local: Rc<ShardLocal>, cell: Rc<TaskCell>, bell: Arc<TaskWaker
         cell.poll(&mut Context::from_waker(&waker))
     })
     .await;
-    let ended = local.tasks.borrow_mut().live.remove(&bell.number);
+    let ended = {
+        let mut tasks = local.tasks.borrow_mut();
+        let ended = tasks.live.remove(&bell.number);
+        local.shard.tasks.store(tasks.live.len(), Ordering::Relaxed);
+        ended
+    };
     if let Some(LiveTask { owned: Some(_), .. }) = &ended
         && let Some(payload) = cell.take_panic()
     {
@@ -287,6 +310,8 @@ pub struct GlommioShards {
     remote: GlommioRemote,
     health: Arc<Health>,
     threads: Vec<JoinHandle<()>>,
+    /// Dropped after the threads have been joined: a shard may sleep through its end too.
+    _pulse: Pulse,
 }
 
 impl GlommioShards {
@@ -298,14 +323,14 @@ impl GlommioShards {
     pub fn start(options: ShardOptions) -> Result<GlommioShards, ActorError> {
         let cores = cores_available();
         let count = if options.shards == 0 { cores.len() } else { options.shards };
-        let shards: Arc<[Arc<Shard>]> = (0..count)
-            .map(|number| {
-                let letters = Mutex::new(Letters::default());
-                Arc::new(Shard { number, letters, has_letters: AtomicBool::new(false), polls: AtomicU64::new(0) })
-            })
-            .collect();
+        let shards: Arc<[Arc<Shard>]> =
+            (0..count).map(|number| Arc::new(Shard { number, ..Shard::default() })).collect();
         let remote = GlommioRemote { shards };
-        let mut started = GlommioShards { remote: remote.clone(), health: Arc::default(), threads: Vec::new() };
+        let watched = remote.shards.clone();
+        let pulse = Pulse::start(PULSE, move || watched.iter().for_each(|shard| shard.beat()));
+        let pulse = pulse.map_err(|error| start_error(0, &error.to_string()))?;
+        let threads = Vec::new();
+        let mut started = GlommioShards { remote: remote.clone(), health: Arc::default(), threads, _pulse: pulse };
         for number in 0..count {
             let (ready, is_ready) = mpsc::channel();
             let core = cores[number % cores.len()];
@@ -464,7 +489,6 @@ fn shard_thread(
 
 /// Reads what other threads ask for until the shard is shut, then drops its tasks while the executor still runs.
 async fn drive_shard(local: Rc<ShardLocal>, runtime: GlommioRuntime) {
-    let _pulse = glommio::spawn_local(pulse());
     poll_fn(|cx| {
         local.shard.letters.lock().bell.get_or_insert_with(|| cx.waker().clone());
         local.read_letters(&runtime);
@@ -477,18 +501,6 @@ async fn drive_shard(local: Rc<ShardLocal>, runtime: GlommioRuntime) {
     while !local.tasks.borrow().live.is_empty() {
         futures_lite::future::yield_now().await;
         close_shard(&local);
-    }
-}
-
-/// Ends a sleep that the executor should not have begun.
-///
-/// `run_task_queues` of glommio 0.9.0 says "nothing ran" when the preempt check is true before the first task, as it is
-/// when the wake-up's own completion arrives between the look at foreign wakers and that check; the executor then
-/// sleeps with tasks ready to run, until something else wakes it. Seen in one of 200 restores on a busy machine, each
-/// hung for good. A timer makes it look again.
-async fn pulse() {
-    loop {
-        glommio::timer::sleep(PULSE).await;
     }
 }
 

@@ -23,6 +23,7 @@ pub mod injector;
 pub mod kill;
 pub mod mailbox;
 pub mod mutant;
+mod pulse;
 pub mod shards;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
