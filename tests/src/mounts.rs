@@ -58,10 +58,14 @@ impl Mount {
     pub fn fill(&self, left_bytes: u64) -> PathBuf {
         let filler = self.place.join("filler");
         let file = std::fs::File::create(&filler).expect("create the filler");
-        let free = free_bytes(&self.place);
-        let taken = free.saturating_sub(left_bytes);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, taken.max(1))
-            .expect("fill the file system");
+        let mut taken = 0;
+        // Ever smaller pieces, for the file system needs room of its own to note what is taken.
+        for piece in [1 << 20, 64 << 10, 4 << 10] {
+            while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), taken, piece).is_ok() {
+                taken += piece;
+            }
+        }
+        file.set_len(taken.saturating_sub(left_bytes)).expect("leave some room");
         filler
     }
 }
@@ -70,10 +74,4 @@ impl Drop for Mount {
     fn drop(&mut self) {
         succeeds("umount", &["-l", self.place.to_str().expect("a plain path")]);
     }
-}
-
-/// Bytes that are still free at `place`.
-pub fn free_bytes(place: &Path) -> u64 {
-    let status = rustix::fs::statvfs(place).expect("statvfs");
-    status.f_bavail * status.f_frsize
 }

@@ -127,7 +127,10 @@ fn bad_file_that_vanishes_or_cannot_be_read_is_listed_and_the_rest_is_backed_up(
     for name in ["secret", "closed"] {
         assert!(said.contains(name), "{name} is not listed: {said}");
     }
-    let restored = repo.restore(&run.summary().point(), &source, "target");
+    // The restore says once more which content is not there.
+    let target = repo.directory("target");
+    repo.restore_run(&run.summary().point(), &target, &[]).expect(exit::EXCEPTIONS);
+    let restored = landed(&target, &source);
     assert_eq!(std::fs::read(restored.join("fine")).expect("read"), b"fine");
     assert!(!restored.join("secret").exists(), "a file without content was restored");
 }
