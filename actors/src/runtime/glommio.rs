@@ -14,7 +14,6 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use hashbrown::HashMap;
 use mover_repository::ids::UnixNanos;
 use parking_lot::{Condvar, Mutex};
 
-use super::pulse::Pulse;
+use super::pulse::{Pulse, Sleeper};
 use super::task::TaskCell;
 use super::{LocalBoxFuture, Remote, Runtime, TaskHandle, clock, cores_available};
 use crate::error::{ActorError, Failure, panic_message};
@@ -45,9 +44,6 @@ const PREEMPT: Duration = Duration::from_millis(1);
 /// to run and no timer set. Jobs hung for good, one in some dozens on a busy machine; a timer on the shard itself hung
 /// with them. Short enough that a job does not feel it, long enough to cost nothing.
 const PULSE: Duration = Duration::from_millis(5);
-/// How long a new shard may take to its first round before it is woken by a signal. It may have slept through it for the
-/// same reason, with no bell up yet: 1 of 866 starts on two cores with 24 busy threads hung for good.
-const FIRST_ROUND: Duration = Duration::from_millis(20);
 /// Threads for glommio's own blocking calls, a shard.
 const BLOCKING_THREADS: usize = 1;
 
@@ -77,17 +73,22 @@ struct Shard {
     polls: AtomicU64,
     polls_at_last_beat: AtomicU64,
     tasks: AtomicUsize,
+    /// True once the driver has been polled and can hear the bell.
+    is_driven: AtomicBool,
+    sleeper: Sleeper,
 }
 
 impl Shard {
-    /// Rings for a shard that stands still although it has tasks or letters: it may sleep by mistake.
+    /// Ends the sleep of a shard that stands still although it has tasks or letters, or has not begun: it may sleep by
+    /// mistake. By a signal, which helps even before there is a bell: the executor's wait returns, and it looks again.
     fn beat(&self) {
         let polls = self.polls.load(Ordering::Relaxed);
         let stands_still = self.polls_at_last_beat.swap(polls, Ordering::Relaxed) == polls;
-        let has_work = self.tasks.load(Ordering::Relaxed) > 0 || self.has_letters.load(Ordering::Relaxed);
+        let has_work = self.tasks.load(Ordering::Relaxed) > 0
+            || self.has_letters.load(Ordering::Relaxed)
+            || !self.is_driven.load(Ordering::Relaxed);
         if stands_still && has_work {
-            let letters = self.letters.lock();
-            letters.bell.iter().for_each(Waker::wake_by_ref);
+            self.sleeper.kick();
         }
     }
 
@@ -337,16 +338,15 @@ impl GlommioShards {
         let mut started = GlommioShards { remote: remote.clone(), health: Arc::default(), threads, _pulse: pulse };
         for number in 0..count {
             let (ready, is_ready) = mpsc::channel();
-            let (driven, is_driven) = mpsc::channel();
             let core = cores[number % cores.len()];
             let (health, remote) = (started.health.clone(), remote.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{number}"))
-                .spawn(move || shard_thread(number, core, remote, &health, &ready, driven))
+                .spawn(move || shard_thread(number, core, remote, &health, &ready))
                 .map_err(|error| start_error(number, &error.to_string()))?;
             started.threads.push(thread);
             match is_ready.recv() {
-                Ok(Ok(())) => wait_for_first_round(&started.threads[number], &is_driven),
+                Ok(Ok(())) => {}
                 Ok(Err(cause)) => return Err(start_error(number, &cause)),
                 Err(_) => return Err(start_error(number, "its thread ended at once")),
             }
@@ -436,23 +436,6 @@ impl<T> Drop for Answer<T> {
     }
 }
 
-/// Waits for the first round of a new shard, and interrupts its sleep until it comes.
-fn wait_for_first_round(thread: &JoinHandle<()>, is_driven: &mpsc::Receiver<()>) {
-    // SAFETY: the structure is plain data for which all zero bytes are valid; the handler does nothing.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
-        libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut());
-    }
-    while is_driven.recv_timeout(FIRST_ROUND) == Err(mpsc::RecvTimeoutError::Timeout) {
-        // SAFETY: the handle is not joined yet, so the thread's id is valid even if it has ended.
-        unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGURG) };
-    }
-}
-
-/// A handler is needed, for an ignored signal ends no sleep.
-extern "C" fn nothing(_signal: libc::c_int) {}
-
 fn start_error(shard: usize, cause: &str) -> ActorError {
     let guidance = if cause.contains("MemLock") || cause.contains("os error 12") {
         "raise the limit of locked memory to 8 MiB (ulimit -l, LimitMEMLOCK= in the systemd unit)"
@@ -484,7 +467,6 @@ fn shard_thread(
     remote: GlommioRemote,
     health: &Health,
     ready: &mpsc::Sender<Result<(), String>>,
-    driven: mpsc::Sender<()>,
 ) {
     let executor = match build_executor(number, core) {
         Ok(executor) => executor,
@@ -498,7 +480,9 @@ fn shard_thread(
     HERE.with(|here| *here.borrow_mut() = Some(local.clone()));
     let _ = ready.send(Ok(()));
     let runtime = GlommioRuntime { local: local.clone(), remote };
-    let outcome = catch_unwind(AssertUnwindSafe(|| executor.run(drive_shard(local.clone(), runtime, driven))));
+    shard.sleeper.enter();
+    let outcome = catch_unwind(AssertUnwindSafe(|| executor.run(drive_shard(local.clone(), runtime))));
+    shard.sleeper.leave();
     if let Err(payload) = outcome {
         let cause = format!("shard {number} died: {}", panic_message(&*payload));
         tracing::error!(shard = number, cause, "executor died");
@@ -511,12 +495,10 @@ fn shard_thread(
 }
 
 /// Reads what other threads ask for until the shard is shut, then drops its tasks while the executor still runs.
-async fn drive_shard(local: Rc<ShardLocal>, runtime: GlommioRuntime, driven: mpsc::Sender<()>) {
-    let mut driven = Some(driven);
+async fn drive_shard(local: Rc<ShardLocal>, runtime: GlommioRuntime) {
     poll_fn(|cx| {
         local.shard.letters.lock().bell.get_or_insert_with(|| cx.waker().clone());
-        // Its end is the message, and comes too when the shard dies before.
-        drop(driven.take());
+        local.shard.is_driven.store(true, Ordering::Relaxed);
         local.read_letters(&runtime);
         // Looked at last: who shuts the shard rings only if the letters were read before.
         if local.shard.letters.lock().shut { Poll::Ready(()) } else { Poll::Pending }
