@@ -141,6 +141,25 @@ impl Progress {
         stats
     }
 
+    /// Hands the figures to the process's recorder of metrics, if there is one: `mover_<thing>_<unit>_total`.
+    pub fn publish(&self) {
+        for (name, value) in self.counts().by_name() {
+            metrics::counter!(format!("mover_{name}_total")).absolute(value);
+        }
+        metrics::gauge!("mover_memory_in_use_bytes").set(self.memory_in_use_bytes.load(Ordering::Relaxed) as f64);
+        for actor in self.actors.lock().iter().map(|stats| stats.snapshot()) {
+            let labels = [("actor", actor.name.to_owned()), ("shard", actor.shard.to_string())];
+            for (name, time) in [
+                ("busy", actor.busy),
+                ("starved", actor.starved),
+                ("blocked", actor.blocked),
+                ("waiting", actor.waiting),
+            ] {
+                metrics::gauge!(format!("mover_actor_{name}_seconds"), &labels).set(time.as_secs_f64());
+            }
+        }
+    }
+
     /// All figures now.
     pub fn snapshot(&self) -> Snapshot {
         let phase = match self.phase.load(Ordering::Relaxed) {
@@ -189,6 +208,40 @@ pub struct Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Keeps what it is told, by name.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(String, Arc<AtomicU64>)>>);
+
+    impl metrics::Recorder for Told {
+        fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+        fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+        fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+        fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+            let value = Arc::new(AtomicU64::new(0));
+            self.0.lock().push((key.name().to_owned(), value.clone()));
+            metrics::Counter::from_arc(value)
+        }
+        fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+            self.0.lock().push((key.name().to_owned(), Arc::default()));
+            metrics::Gauge::noop()
+        }
+        fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+            metrics::Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn the_same_figures_reach_the_metrics() {
+        let (told, progress) = (Told::default(), Progress::new());
+        progress.add_bytes_read(77);
+        progress.register_actor("chunker", 0);
+        metrics::with_local_recorder(&told, || progress.publish());
+        let told = told.0.lock();
+        let value = |name| told.iter().find(|(told, _)| told == name).map(|(_, value)| value.load(Ordering::Relaxed));
+        assert_eq!(value("mover_bytes_read_total"), Some(77));
+        assert!(value("mover_actor_busy_seconds").is_some());
+    }
 
     #[test]
     fn counters_add_up_and_carry_their_names() {

@@ -135,6 +135,7 @@ pub async fn run_backup<R: Runtime>(
         }
     };
     run.shared.progress.set_phase(Phase::Done);
+    run.shared.progress.publish();
     outcome
 }
 

@@ -149,6 +149,7 @@ pub async fn run_restore<R: Runtime>(
     let registration = job.registration.take();
     let result = prepare_and_run(&rt, &job, registration.as_ref(), &progress, &stop).await;
     progress.set_phase(Phase::Done);
+    progress.publish();
     if let Some(registration) = registration {
         let reason = if result.is_ok() { "restored" } else { "restore failed" };
         // Advice for others only: a reader without an end is fenced one day.

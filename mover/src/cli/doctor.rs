@@ -140,19 +140,7 @@ fn kernel() -> Check {
 }
 
 fn io_uring() -> Check {
-    const PARAMS_BYTES: usize = 120;
-    let mut params = [0u64; PARAMS_BYTES / 8];
-    // SAFETY: the kernel reads and writes at most the 120 bytes of `io_uring_params`, which all-zero
-    // initialise it; the descriptor that comes back is closed at once.
-    let result = unsafe {
-        let descriptor = libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr());
-        if descriptor >= 0 {
-            libc::close(descriptor as libc::c_int);
-            Ok(())
-        } else {
-            Err(std::io::Error::last_os_error())
-        }
-    };
+    let result = io_uring::IoUring::new(4).map(drop);
     match result {
         Ok(()) => check("io_uring", Status::Ok, "available", ""),
         Err(error) => check(
