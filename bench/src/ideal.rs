@@ -42,7 +42,7 @@ impl Ideal {
             ("open, stat, read, close", limits.files.spent.cpu * read_share),
             ("chunk", moved.plain as f64 / rates.chunk),
             ("hash", moved.plain as f64 / rates.hash),
-            ("compress", moved.new as f64 * rates.compressible / rates.compress),
+            ("compress", seconds(moved.new as f64 * rates.compressible, rates.compress)),
             ("seal", moved.stored as f64 / rates.seal),
             ("write", moved.stored as f64 * cpu_per_byte(&limits.write)),
         ];
@@ -59,7 +59,7 @@ impl Ideal {
         let stages = vec![
             ("read", moved.stored as f64 * cpu_per_byte(&limits.read)),
             ("open sealed", moved.stored as f64 / rates.open),
-            ("decompress", moved.new as f64 * rates.compressible / rates.decompress),
+            ("decompress", seconds(moved.new as f64 * rates.compressible, rates.decompress)),
             ("hash", moved.plain as f64 / rates.hash),
             ("write", moved.plain as f64 * cpu_per_byte(&limits.write)),
             ("create, attributes, rename", moved.files as f64 * limits.create.ns_per_file() / 1e9),
@@ -73,7 +73,7 @@ impl Ideal {
 
     /// CPU seconds of all stages.
     pub fn cpu_seconds(&self) -> f64 {
-        self.stages.iter().map(|stage| stage.1).filter(|seconds| seconds.is_finite()).sum()
+        self.stages.iter().map(|stage| stage.1).sum()
     }
 
     /// The ideal itself.
@@ -107,6 +107,11 @@ impl Ideal {
             "write_seconds": self.write_seconds,
         })
     }
+}
+
+/// No bytes take no time, also where no rate could be measured because there are none.
+fn seconds(bytes: f64, rate: f64) -> f64 {
+    if bytes > 0.0 { bytes / rate } else { 0.0 }
 }
 
 fn cpu_per_byte(work: &crate::files::Work) -> f64 {
