@@ -37,6 +37,8 @@ pub struct Chunker<R: Runtime> {
     /// One buffer that nobody can take away from this lane.
     reserve: Reserve,
     pace: Pace,
+    /// Bytes on their way from one buffer to the next; kept for its memory.
+    tail: Vec<u8>,
     work: Injector<Work>,
     next: Address<CutBuffer>,
 }
@@ -85,7 +87,8 @@ impl<R: Runtime> Chunker<R> {
         next: Address<CutBuffer>,
     ) -> Self {
         let cutter = Cutter::new(job.chunk_sizes, job.repository.secrets().gear());
-        Self { rt: rt.clone(), job, fileset, lane, cutter, buffers, reserve, pace: Pace::new(), work, next }
+        let (rt, pace, tail) = (rt.clone(), Pace::new(), vec![]);
+        Self { rt, job, fileset, lane, cutter, buffers, reserve, pace, tail, work, next }
     }
 
     /// Says of each part that it was not read.
@@ -244,11 +247,18 @@ impl<R: Runtime> Chunker<R> {
         Ok(Ok(done))
     }
 
-    /// Cuts what can be cut: all of it at the end of a run, else up to the last largest chunk.
+    /// Cuts what can be cut: all of it at the end of a run, else every chunk whose end is known.
     async fn cut(&mut self, filling: &mut Filling, run_ends: bool) {
-        let keep = if run_ends { 1 } else { self.cutter.sizes().bytes_max };
-        while filling.buffer.len() - filling.uncut >= keep {
-            let length = self.cutter.first(&filling.buffer[filling.uncut..]);
+        loop {
+            let rest = &filling.buffer[filling.uncut..];
+            let length = match rest {
+                [] => return,
+                _ if run_ends => self.cutter.first(rest),
+                _ => match self.cutter.first_known(rest) {
+                    Some(length) => length,
+                    None => return,
+                },
+            };
             filling.spans.push(CutSpan::Chunk(filling.uncut..filling.uncut + length));
             filling.uncut += length;
             self.pace.work(&self.rt, length).await;
@@ -262,13 +272,16 @@ impl<R: Runtime> Chunker<R> {
             return Ok(room);
         }
         // The tail is copied out first: the reserve may be the very buffer that is sent away.
-        let tail = filling.buffer[filling.uncut..].to_vec();
+        let mut tail = std::mem::take(&mut self.tail);
+        tail.extend_from_slice(&filling.buffer[filling.uncut..]);
         let spans = std::mem::take(&mut filling.spans);
         let full = std::mem::replace(&mut filling.buffer, ReadBuffer::detached(&self.buffers));
         self.send(full, vec![CutPart { spans, end: None }]).await?;
         filling.buffer = self.buffers.take(&self.reserve).await;
         filling.buffer.carry(&tail);
         filling.uncut = 0;
+        tail.clear();
+        self.tail = tail;
         Ok(self.buffers.buffer_bytes() - filling.buffer.len())
     }
 

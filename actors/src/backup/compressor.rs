@@ -1,20 +1,22 @@
 //! Compressor: makes frames, compresses them, proves that they can be read again, and seals them
 //! into the open pack of their class.
 //!
-//! A large chunk is a frame of its own; small ones share a frame of up to 256 KiB plain bytes. A
-//! frame that a probe holds for incompressible, or that does not shrink, is stored raw. Sealing
-//! happens in place, with the pack's own key and the next frame number as nonce.
+//! A large chunk is a frame of its own; small ones share a frame of up to 256 KiB plain bytes, taken as they lie in the
+//! read buffer where that makes half a frame, else gathered. A frame that a probe holds for incompressible, or that
+//! does not shrink, is stored raw. Sealing needs no copy: in place what was compressed, from the read buffer what is
+//! raw; with the pack's own key and the next frame number as nonce.
 //!
 //! Lives on one shard and owns that shard's two open packs. Bounded by the frame permits, with one
 //! largest frame in reserve. Must never reuse a frame number, and never hold a read buffer while
 //! it waits for more input: small chunks are copied into the open frame.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use mover_repository::ids::ChunkId;
 use mover_repository::limits::{FRAME_PLAIN_BYTES_TARGET, PACK_BYTES_TARGET};
 use mover_repository::manifest::Page;
-use mover_repository::pack::{Codec, FRAME_PREFIX_BYTES, FRAME_TAG_BYTES, FrameBuffer, PackClass, PackSealer};
+use mover_repository::pack::{CompressedFrame, PackClass, PackSealer, raw_frame_bytes};
 use zstd::bulk::{Compressor as Zstd, Decompressor};
 
 use crate::backup::level::LevelControl;
@@ -106,6 +108,21 @@ impl<R: Runtime> Compressor<R> {
         })
     }
 
+    /// Chunks that lie one behind the other in a read buffer. Enough of them are a frame as they lie; few are copied
+    /// to others.
+    async fn run_of_chunks(&mut self, data: &[u8], run: &[(ChunkId, Range<usize>)]) -> Result<(), Failure> {
+        let bytes = &data[run[0].1.start..run[run.len() - 1].1.end];
+        if bytes.len() >= LONE_CHUNK_BYTES_MIN {
+            let length = |range: &Range<usize>| u32::try_from(range.len()).expect("a chunk is shorter than 4 GiB");
+            let chunks: Vec<(ChunkId, u32)> = run.iter().map(|(id, range)| (*id, length(range))).collect();
+            return self.frame(PackClass::Data, Plain { bytes, chunks: &chunks, holds_page: false }).await;
+        }
+        for (id, range) in run {
+            self.chunk(PackClass::Data, *id, &data[range.clone()], false).await?;
+        }
+        Ok(())
+    }
+
     async fn chunk(&mut self, class: PackClass, id: ChunkId, plain: &[u8], is_page: bool) -> Result<(), Failure> {
         let bytes = u32::try_from(plain.len()).expect("a chunk is shorter than 4 GiB");
         if plain.len() >= LONE_CHUNK_BYTES_MIN {
@@ -142,37 +159,36 @@ impl<R: Runtime> Compressor<R> {
 
     async fn frame(&mut self, class: PackClass, plain: Plain<'_>) -> Result<(), Failure> {
         // The permit covers the worst case, a frame stored raw.
-        let worst = plain.bytes.len() + FRAME_PREFIX_BYTES + FRAME_TAG_BYTES;
-        let permit = self.reserve.acquire(worst).await;
-        let frame = self.compress(&plain);
+        let worst_bytes = raw_frame_bytes(plain.bytes.len());
+        let permit = self.reserve.acquire(worst_bytes).await;
+        let compressed = self.compress(&plain);
         self.pace.work(&self.rt, plain.bytes.len()).await;
-        self.make_room(class, frame.sealed_len()).await?;
-        let codec = frame.codec();
+        self.make_room(class, compressed.as_ref().map_or(worst_bytes, CompressedFrame::sealed_bytes)).await?;
+        self.job.report.frame_stored(compressed.as_ref().map(|_| self.level.level()));
         let sealer = self.open[class as usize].sealer.as_mut().expect("make_room opened a pack");
-        let bytes = sealer.seal(frame, plain.chunks);
-        self.job.report.frame_stored((codec == Codec::Zstd).then(|| self.level.level()));
+        let bytes = match compressed {
+            Some(frame) => sealer.seal(frame, plain.chunks),
+            None => sealer.seal_raw(plain.bytes, plain.chunks),
+        };
         self.job.progress.add_frames(1);
         self.job.progress.add_bytes_stored(bytes.len() as u64);
         self.send(PackPart::Frame { class, bytes, permit }).await?;
         self.adjust_level()
     }
 
-    /// Compresses a frame, or leaves it raw, and proves it readable if its turn has come.
-    fn compress(&mut self, plain: &Plain<'_>) -> FrameBuffer {
-        let mut frame = FrameBuffer::with_capacity(plain.bytes.len());
+    /// Compresses a frame and proves it readable if its turn has come; none if it is to be stored raw.
+    fn compress(&mut self, plain: &Plain<'_>) -> Option<CompressedFrame> {
         if !is_compressible(plain.bytes, &mut self.zstd, &mut self.scratch) {
-            frame.append(plain.bytes);
-            return frame;
+            return None;
         }
-        let codec = frame.compress_from(&mut self.zstd, plain.bytes);
-        if codec == Codec::Zstd && self.is_due(plain.holds_page) && !self.reads_back(&frame, plain) {
+        let frame = CompressedFrame::of(&mut self.zstd, plain.bytes)?;
+        if self.is_due(plain.holds_page) && !self.reads_back(&frame, plain) {
             // The encoder produced what the decoder does not undo: keep the bytes, trust nothing.
             self.job.report.frame_mismatch();
             self.always_verify = true;
-            frame = FrameBuffer::with_capacity(plain.bytes.len());
-            frame.append(plain.bytes);
+            return None;
         }
-        frame
+        Some(frame)
     }
 
     fn is_due(&mut self, holds_page: bool) -> bool {
@@ -187,7 +203,7 @@ impl<R: Runtime> Compressor<R> {
     }
 
     /// Decodes a frame and hashes every chunk of it again.
-    fn reads_back(&mut self, frame: &FrameBuffer, plain: &Plain<'_>) -> bool {
+    fn reads_back(&mut self, frame: &CompressedFrame, plain: &Plain<'_>) -> bool {
         self.job.report.frame_verified();
         self.scratch.clear();
         self.scratch.reserve(plain.bytes.len());
@@ -256,8 +272,11 @@ impl<R: Runtime> Actor for Compressor<R> {
     async fn handle(&mut self, new: NewChunks) -> Result<(), Failure> {
         match new {
             NewChunks::Data { data, chunks } => {
-                for (id, range) in chunks {
-                    self.chunk(PackClass::Data, id, &data[range], false).await?;
+                let mut rest = &chunks[..];
+                while !rest.is_empty() {
+                    let (run, behind) = rest.split_at(run_of_neighbours(rest));
+                    self.run_of_chunks(&data, run).await?;
+                    rest = behind;
                 }
                 Ok(())
             }
@@ -279,6 +298,15 @@ impl<R: Runtime> Actor for Compressor<R> {
         self.close_pack(PackClass::Data).await?;
         self.close_pack(PackClass::Structure).await
     }
+}
+
+/// How many of the first chunks lie one behind the other and fit one frame together; at least one.
+fn run_of_neighbours(chunks: &[(ChunkId, Range<usize>)]) -> usize {
+    let start = chunks[0].1.start;
+    let follows = |pair: &&[(ChunkId, Range<usize>)]| {
+        pair[0].1.end == pair[1].1.start && pair[1].1.end - start <= FRAME_PLAIN_BYTES_TARGET
+    };
+    1 + chunks.windows(2).take_while(follows).count()
 }
 
 impl OpenPack {

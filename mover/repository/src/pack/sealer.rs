@@ -10,7 +10,7 @@ use crate::crypto::{FrameKey, FrameSealer, KEY_BLOCK_BYTES, KeyBlock, Secrets, r
 use crate::ids::{ChunkId, LogNumber, PackId};
 use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_FRAMES_MAX, TOC_BYTES_MAX};
 use crate::pack::contents::{CHUNK_RECORD_BYTES, FRAME_RECORD_BYTES, FrameInfo, PackContents, encode_contents};
-use crate::pack::frame::{FRAME_PREFIX_BYTES, FRAME_TAG_BYTES, FrameBuffer};
+use crate::pack::frame::{Codec, CompressedFrame, FRAME_PREFIX_BYTES, FRAME_TAG_BYTES, encode_prefix, raw_frame_bytes};
 use crate::pack::header::{PACK_HEADER_BYTES, PackClass, PackHeader, TRAILER_BYTES, encode_trailer, pack_name};
 use crate::repository::Repository;
 
@@ -113,20 +113,41 @@ impl PackSealer {
             && self.bytes + (frame_bytes + toc_bytes + TRAILER_BYTES) as u64 <= PACK_BYTES_MAX
     }
 
-    /// Seals a frame in place and appends it to the pack. `chunks` are its chunks in the order of
+    /// Seals a compressed frame in place and appends it to the pack. `chunks` are its chunks in the order of
     /// their plain bytes, with their lengths.
     ///
     /// # Panics
     /// If a limit is broken, or the chunks do not add up to the frame's plain length.
-    pub fn seal(&mut self, frame: FrameBuffer, chunks: &[(ChunkId, u32)]) -> Bytes {
-        let plain_bytes: u64 = chunks.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
-        assert_eq!(plain_bytes, u64::from(frame.plain_len()), "chunks fill their frame");
-        assert!(frame.sealed_len() <= FRAME_BYTES_MAX, "a frame is at most FRAME_BYTES_MAX long");
-        assert!(self.frames_sealer.next_number() < PACK_FRAMES_MAX, "f17: a pack has at most PACK_FRAMES_MAX frames");
+    pub fn seal(&mut self, frame: CompressedFrame, chunks: &[(ChunkId, u32)]) -> Bytes {
+        self.check_frame(frame.plain_bytes(), frame.sealed_bytes(), chunks);
         let mut sealed = frame.into_plaintext();
-        debug_assert!(sealed.len() >= FRAME_PREFIX_BYTES);
         let (number, tag) = self.frames_sealer.seal(&mut sealed);
         sealed.extend_from_slice(&tag);
+        self.append(number, sealed, chunks)
+    }
+
+    /// Seals plain bytes as a raw frame and appends it to the pack; they are read where they lie.
+    ///
+    /// # Panics
+    /// As [`PackSealer::seal`].
+    pub fn seal_raw(&mut self, plain: &[u8], chunks: &[(ChunkId, u32)]) -> Bytes {
+        let plain_bytes = u32::try_from(plain.len()).expect("a frame is shorter than 4 GiB");
+        let mut sealed = vec![0; raw_frame_bytes(plain.len())];
+        self.check_frame(plain_bytes, sealed.len(), chunks);
+        let (prefix, behind) = sealed.split_at_mut(FRAME_PREFIX_BYTES);
+        prefix.copy_from_slice(&encode_prefix(Codec::Raw, plain_bytes));
+        let number = self.frames_sealer.seal_apart(prefix, plain, behind);
+        self.append(number, sealed, chunks)
+    }
+
+    fn check_frame(&self, plain_bytes: u32, sealed_bytes: usize, chunks: &[(ChunkId, u32)]) {
+        let chunk_bytes: u64 = chunks.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+        assert_eq!(chunk_bytes, u64::from(plain_bytes), "chunks fill their frame");
+        assert!(sealed_bytes <= FRAME_BYTES_MAX, "a frame is at most FRAME_BYTES_MAX long");
+        assert!(self.frames_sealer.next_number() < PACK_FRAMES_MAX, "f17: a pack has at most PACK_FRAMES_MAX frames");
+    }
+
+    fn append(&mut self, number: u32, sealed: Vec<u8>, chunks: &[(ChunkId, u32)]) -> Bytes {
         self.frames.push(FrameInfo {
             number,
             offset: self.bytes,

@@ -6,9 +6,7 @@ use crate::error::RepositoryError;
 use crate::ids::LogNumber;
 use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_FRAMES_MAX};
 use crate::pack::contents::{decode_contents, encode_contents};
-use crate::pack::{
-    FrameBuffer, FrameInfo, PACK_HEADER_BYTES, PackClass, PackContents, PackOpener, PackSealer, read_contents,
-};
+use crate::pack::{FrameInfo, PACK_HEADER_BYTES, PackClass, PackContents, PackOpener, PackSealer, read_contents};
 use crate::testing::{Bench, block_on, chunk_id, noise};
 
 fn open_all(bench: &Bench, contents: &PackContents) -> Result<Vec<Vec<u8>>, RepositoryError> {
@@ -146,10 +144,8 @@ fn f17_a_pack_refuses_what_is_over_its_limits() {
     assert!(!sealer.has_room(PACK_BYTES_MAX as usize));
     let attempt = |chunks: Vec<u8>, claimed: u32| {
         let mut sealer = PackSealer::open(&bench.repository, LogNumber(1), PackClass::Data);
-        let mut frame = FrameBuffer::with_capacity(0);
-        frame.append(&chunks);
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sealer.seal(frame, &[(chunk_id(1), claimed)])))
-            .is_err()
+        let seal = || sealer.seal_raw(&chunks, &[(chunk_id(1), claimed)]);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(seal)).is_err()
     };
     assert!(attempt(vec![0; 10], 9));
     assert!(attempt(vec![0; FRAME_BYTES_MAX], FRAME_BYTES_MAX as u32));

@@ -151,9 +151,7 @@ fn f20_another_content_under_a_known_id_is_noticed() {
     let mut sealer = crate::pack::PackSealer::open(&bench.repository, crate::ids::LogNumber(1), PackClass::Data);
     let id = bench.repository.secrets().chunk_id(&noise(1, 1000));
     let name = sealer.object_name();
-    let mut frame = crate::pack::FrameBuffer::with_capacity(10);
-    frame.append(&noise(9, 1000));
-    let parts = [sealer.header(), sealer.seal(frame, &[(id, 1000)])];
+    let parts = [sealer.header(), sealer.seal_raw(&noise(9, 1000), &[(id, 1000)])];
     let (tail, contents) = sealer.finish();
     bench.store.overwrite(&name, [&parts.concat()[..], &tail].concat());
     bench.segment(&[contents]);
