@@ -11,7 +11,7 @@ use mover_repository::error::RepositoryError;
 
 use crate::restore::target::TargetError;
 use crate::runtime::mailbox::Closed;
-use crate::source::SourceError;
+use crate::source::{SourceError, SourceErrorKind};
 
 /// Where a failure arose. It decides who is told, and whether the run may go on without the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,7 +203,12 @@ impl From<StorageError> for Failure {
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Failure {
-        Failure::source(error.operation, String::from_utf8_lossy(&error.path), &error.cause).with_source(error)
+        let path = String::from_utf8_lossy(&error.path);
+        if error.kind == SourceErrorKind::Scratch {
+            let failure = Failure::internal(error.operation, path, &error.cause).with_source(error);
+            return failure.with_guidance("set TMPDIR to a directory with room; nothing is wrong with the source");
+        }
+        Failure::source(error.operation, path, &error.cause).with_source(error)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::mover::{Run, finish};
+use crate::mover::{Run, finish, wait};
 
 /// System calls of one run, line by line as `strace -f` writes them.
 pub struct Trace {
@@ -38,8 +39,35 @@ impl Trace {
 /// Runs `command` under `strace -f -y -e trace=CALLS`; the trace file goes to `directory`.
 pub fn traced(command: &Command, calls: &str, directory: &Path) -> (Run, Trace) {
     let record = directory.join("strace.out");
+    let run = finish(under_strace(command, &["-y", "-e", &format!("trace={calls}")], &record), None);
+    let text = std::fs::read(&record).expect("read the trace");
+    let lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+    (run, Trace { lines })
+}
+
+/// Runs `command` with every look into a directory slowed down, and `meanwhile` once it has opened the file named
+/// `opened`: what takes hours on a large server, in seconds.
+pub fn slowed<T>(command: &Command, opened: &str, directory: &Path, meanwhile: impl FnOnce() -> T) -> (Run, T) {
+    let record = directory.join("strace.out");
+    let slow = ["-e", "trace=getdents64,openat", "-e", "inject=getdents64:delay_enter=10000"];
+    let mut outer = under_strace(command, &slow, &record);
+    outer.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let line = format!("{outer:?}");
+    let mut child = outer.spawn().expect("start strace");
+    let name = format!("\"{opened}\"");
+    while !std::fs::read_to_string(&record).unwrap_or_default().contains(&name) {
+        let ended = child.try_wait().expect("look at the child");
+        assert!(ended.is_none(), "it ended before it opened {opened}: {line}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let result = meanwhile();
+    (wait(child, line), result)
+}
+
+/// `strace -f OPTIONS` around `command`; what it traces goes to the file `record`.
+pub fn under_strace(command: &Command, options: &[&str], record: &Path) -> Command {
     let mut outer = Command::new("strace");
-    outer.args(["-f", "-y", "-qq", "-s", "256", "-e"]).arg(format!("trace={calls}")).arg("-o").arg(&record);
+    outer.args(["-f", "-qq", "-s", "256"]).args(options).arg("-o").arg(record);
     outer.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         set_or_remove(&mut outer, name, value);
@@ -47,10 +75,7 @@ pub fn traced(command: &Command, calls: &str, directory: &Path) -> (Run, Trace) 
     if let Some(place) = command.get_current_dir() {
         outer.current_dir(place);
     }
-    let run = finish(outer, None);
-    let text = std::fs::read(&record).expect("read the trace");
-    let lines = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-    (run, Trace { lines })
+    outer
 }
 
 fn set_or_remove(command: &mut Command, name: &OsStr, value: Option<&OsStr>) {

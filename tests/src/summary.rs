@@ -35,6 +35,11 @@ impl Summary {
         id.unwrap_or_else(|| panic!("no recovery point in {}", self.value)).to_owned()
     }
 
+    /// How many recovery points `points` found.
+    pub fn points(&self) -> u64 {
+        self.number("points")
+    }
+
     /// Regular files in the recovery point (or restored).
     pub fn files(&self) -> u64 {
         self.number("files")

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mover_tests::mounts::Mount;
 use mover_tests::mover::{finish, landed, scratch};
+use mover_tests::strace::under_strace;
 use mover_tests::tree::{KIB, MIB, files_below, names_below, small_files, write, write_random};
 use mover_tests::{Repo, Run, exit, needs, skip_test};
 
@@ -293,4 +294,35 @@ fn bad_target_is_a_file() {
     let run: Run = repo.restore_run(&point, &target, &[OsStr::new("--quiet")]);
     run.expect_error(exit::FAILED, target.to_str().expect("plain"));
     assert_eq!(std::fs::read(&target).expect("read"), b"a file");
+}
+
+/// The attributes of a directory that could not be read were left out without a word: its access list was gone after a
+/// restore, and what the list had kept from others was open to them.
+#[test]
+fn bad_directory_whose_attributes_cannot_be_read_is_listed() {
+    needs!("strace");
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    write_random(&source.join("closed/file"), KIB, 1);
+    let inner = repo.command("backup", &["--json".as_ref(), source.as_os_str()]);
+    let options = ["-e", "trace=flistxattr", "-e", "inject=flistxattr:error=EIO"];
+    let run = finish(under_strace(&inner, &options, &repo.scratch().join("strace.out")), None);
+    let run = run.expect_error(exit::EXCEPTIONS, "");
+    assert!(run.text().contains("closed"), "{run}");
+}
+
+/// A temporary directory without room, or none at all, made a large directory vanish from the backup, blamed on the
+/// source, and the point was published all the same.
+#[test]
+fn bad_temporary_directory_ends_the_job_and_names_itself() {
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    // More names than are sorted in memory.
+    for number in 0..40_000 {
+        std::fs::write(source.join(format!("{number:0>200}")), b"").expect("write");
+    }
+    let mut command = repo.command("backup", &[source.as_os_str()]);
+    command.env("TMPDIR", repo.scratch().join("nowhere"));
+    finish(command, None).expect_error(exit::FAILED, "TMPDIR");
+    assert_eq!(repo.run("points", &["--json"]).expect(exit::DONE).summary().points(), 0);
 }

@@ -93,15 +93,9 @@ impl<R: Runtime> Chunker<R> {
 
     /// Says of each part that it was not read.
     async fn give_up(&mut self, parts: impl IntoIterator<Item = PartOf>) -> Result<(), Failure> {
-        let parts = parts.into_iter().map(|of| {
-            let outcome = Err(SourceError {
-                path: vec![],
-                operation: "read",
-                kind: SourceErrorKind::Internal,
-                cause: "the backup was interrupted".into(),
-            });
-            CutPart { spans: vec![], end: Some(PartEnd { of, outcome }) }
-        });
+        let parts = parts
+            .into_iter()
+            .map(|of| CutPart { spans: vec![], end: Some(PartEnd { of, outcome: Err(interrupted()) }) });
         let message =
             CutBuffer { lane: self.lane, data: Arc::new(ReadBuffer::detached(&self.buffers)), parts: parts.collect() };
         Ok(self.next.send(message).await?)
@@ -159,8 +153,7 @@ impl<R: Runtime> Chunker<R> {
             match *span {
                 Span::Hole { bytes, .. } => spans.push(CutSpan::Hole(bytes)),
                 Span::Data { bytes, .. } => {
-                    // A file that shrank meanwhile has fewer bytes than its spans say.
-                    let end = read.range.end.min(at + bytes as usize);
+                    let end = at + bytes as usize;
                     while at < end {
                         let length = self.cutter.first(&buffer[at..end]);
                         spans.push(CutSpan::Chunk(at..at + length));
@@ -170,6 +163,7 @@ impl<R: Runtime> Chunker<R> {
                 }
             }
         }
+        drop_hole_behind(&mut spans, read.before.size.saturating_sub(read.after.size));
         // What counts is that the file stood still while it was read, not since it was listed.
         let mut task = task;
         task.stat = read.before;
@@ -187,6 +181,9 @@ impl<R: Runtime> Chunker<R> {
             Ok(()) => self.after(&file, number).await,
             Err(error) => Err(error),
         };
+        if let Ok(after) = &outcome {
+            drop_hole_behind(&mut filling.spans, end.saturating_sub(after.stat.size));
+        }
         let end = PartEnd { of: PartOf::Extent { file, number, last: false }, outcome };
         self.send(filling.buffer, vec![CutPart { spans: filling.spans, end: Some(end) }]).await
     }
@@ -232,7 +229,13 @@ impl<R: Runtime> Chunker<R> {
             let room = self.room(filling).await?;
             let want = room.min(READ_BYTES).min((bytes - done).min(READ_BYTES as u64) as usize);
             let before = filling.buffer.len();
-            match file.handle.read_at(offset + done, want, filling.buffer.lend()).await {
+            let reading = file.handle.read_at(offset + done, want, filling.buffer.lend());
+            let answer = match self.job.is_stream {
+                // A silent producer may keep the read for ever; nothing of a stream that is stopped is kept.
+                true => futures_lite::future::or(reading, self.stopped()).await,
+                false => reading.await,
+            };
+            match answer {
                 Ok(buffer) => filling.buffer.put_back(buffer),
                 Err(error) => return Ok(Err(error)),
             }
@@ -245,6 +248,11 @@ impl<R: Runtime> Chunker<R> {
             }
         }
         Ok(Ok(done))
+    }
+
+    async fn stopped<T>(&self) -> Result<T, SourceError> {
+        self.job.stop.requested().await;
+        Err(interrupted())
     }
 
     /// Cuts what can be cut: all of it at the end of a run, else every chunk whose end is known.
@@ -321,5 +329,43 @@ impl<R: Runtime> Chunker<R> {
     async fn send(&mut self, buffer: ReadBuffer, parts: Vec<CutPart>) -> Result<(), Failure> {
         let message = CutBuffer { lane: self.lane, data: Arc::new(buffer), parts };
         Ok(self.next.send(message).await?)
+    }
+}
+
+fn interrupted() -> SourceError {
+    let cause = "the backup was interrupted".into();
+    SourceError { path: vec![], operation: "read", kind: SourceErrorKind::Internal, cause }
+}
+
+/// A file that shrank while it was read does not end in a hole that it has no more: nothing is padded, not even with holes.
+fn drop_hole_behind(spans: &mut Vec<CutSpan>, mut missing: u64) {
+    while let Some(CutSpan::Hole(bytes)) = spans.last_mut()
+        && missing > 0
+    {
+        let cut = missing.min(*bytes);
+        *bytes -= cut;
+        missing -= cut;
+        if *bytes == 0 {
+            spans.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// F19: what was cut off a file while it was read is not recorded as a hole either.
+    #[test]
+    fn f19_a_hole_behind_the_end_of_a_file_that_shrank_is_dropped() {
+        let cut = |missing| {
+            let mut spans = vec![CutSpan::Hole(50), CutSpan::Chunk(0..10), CutSpan::Hole(30), CutSpan::Hole(40)];
+            drop_hole_behind(&mut spans, missing);
+            spans
+        };
+        assert_eq!(cut(0).len(), 4);
+        assert_eq!(cut(40), [CutSpan::Hole(50), CutSpan::Chunk(0..10), CutSpan::Hole(30)]);
+        assert_eq!(cut(60), [CutSpan::Hole(50), CutSpan::Chunk(0..10), CutSpan::Hole(10)]);
+        assert_eq!(cut(1000), [CutSpan::Hole(50), CutSpan::Chunk(0..10)], "data that was read stays");
     }
 }

@@ -232,6 +232,8 @@ fn encode_stat(stat: &Stat, out: &mut Encoder) {
     }
     out.i128(stat.mtime.0);
     out.i128(stat.ctime.0);
+    out.u8(u8::from(stat.birth.is_some()));
+    out.i128(stat.birth.map_or(0, |birth| birth.0));
     for number in [stat.inode, stat.device, stat.links, stat.size, stat.blocks_bytes] {
         out.u64(number);
     }
@@ -250,9 +252,12 @@ fn decode_stat(input: &mut Decoder<'_>) -> Result<Stat, DecodeError> {
     let kind = *KINDS.get(input.u8()? as usize).ok_or(DecodeError::Invalid { field: "kind" })?;
     let [mode, uid, gid, major, minor] = [input.u32()?, input.u32()?, input.u32()?, input.u32()?, input.u32()?];
     let [mtime, ctime] = [UnixNanos(input.i128()?), UnixNanos(input.i128()?)];
+    let (has_birth, birth) = (input.u8()? == 1, UnixNanos(input.i128()?));
+    let birth = has_birth.then_some(birth);
     let [inode, device, links] = [input.u64()?, input.u64()?, input.u64()?];
     let [size, blocks_bytes] = [input.u64()?, input.u64()?];
-    Ok(Stat { kind, mode, uid, gid, mtime, ctime, inode, device, links, size, blocks_bytes, rdev: (major, minor) })
+    let rdev = (major, minor);
+    Ok(Stat { kind, mode, uid, gid, mtime, ctime, inode, device, links, size, blocks_bytes, rdev, birth })
 }
 
 fn string(input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
@@ -260,11 +265,11 @@ fn string(input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::scratch::MemoryScratch;
 
-    fn stat() -> Stat {
+    pub fn stat() -> Stat {
         Stat {
             kind: FileKind::BlockDevice,
             mode: 0o7777,
@@ -278,6 +283,7 @@ mod tests {
             size: 1 << 40,
             blocks_bytes: 4096,
             rdev: (8, 1),
+            birth: Some(UnixNanos(77)),
         }
     }
 

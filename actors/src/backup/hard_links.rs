@@ -9,7 +9,7 @@
 //! [`RUNS_MAX`] runs lie side by side, then they become one.
 //!
 //! Limits: `memory_bytes` for names, and about 1.3 bytes for each inode that was spilled. Must
-//! never: forget a first name, for the file would be stored as two. A look into scratch blocks
+//! never: forget a first name, for the file would be stored as two; nor take two files for one. A look into scratch blocks
 //! for some microseconds (16 KiB from the page cache), which only trees with more linked files
 //! than fit the bound ever see.
 
@@ -20,6 +20,7 @@ use mover_repository::codec::{DecodeError, Decoder, Encoder};
 
 use crate::error::Failure;
 use crate::scratch::{SCRATCH_BLOCK_BYTES_MAX, Scratch, ScratchError, ScratchFile};
+use crate::source::Stat;
 
 /// Runs that lie side by side before they are merged.
 const RUNS_MAX: usize = 8;
@@ -52,6 +53,8 @@ pub enum LinkOf {
 struct FirstName {
     sequence: u64,
     path: Vec<u8>,
+    /// Tells the inode from a later one with the same number.
+    lineage: u64,
 }
 
 /// See the module.
@@ -70,17 +73,18 @@ impl HardLinks {
         Self { scratch, memory_bytes_max, memory_bytes: 0, firsts: HashMap::new(), runs: Vec::new() }
     }
 
-    /// Meets a name of an inode; the first one is remembered.
-    pub fn meet(&mut self, device: u64, inode: u64, sequence: u64, path: &[u8]) -> Result<LinkOf, Failure> {
+    /// Meets a name of an inode; the first one is remembered. A number that was used again for another inode since it
+    /// was met begins anew: its earlier names are none of the new file.
+    pub fn meet(&mut self, stat: &Stat, sequence: u64, path: &[u8]) -> Result<LinkOf, Failure> {
         let failed = |error: ScratchError| {
             Failure::internal("remember hard links", "", error).with_guidance("set TMPDIR to a directory with room")
         };
-        let key = (device, inode);
-        if let Some(first) = self.find(key).map_err(failed)? {
+        let (key, lineage) = ((stat.device, stat.inode), stat.lineage());
+        if let Some(first) = self.find(key).map_err(failed)?.filter(|first| first.lineage == lineage) {
             return Ok(LinkOf::Other { sequence: first.sequence, path: first.path });
         }
         self.memory_bytes += path.len() + NAME_OVERHEAD_BYTES;
-        self.firsts.insert(key, FirstName { sequence, path: path.to_vec() });
+        self.firsts.insert(key, FirstName { sequence, path: path.to_vec(), lineage });
         if self.memory_bytes > self.memory_bytes_max {
             self.spill().map_err(failed)?;
         }
@@ -125,7 +129,11 @@ impl HardLinks {
             cursors.retain(|cursor| !cursor.loaded.is_empty());
             let head = |cursor: &Cursor| cursor.loaded.last().map(|(key, _)| *key);
             let Some(smallest) = cursors.iter_mut().min_by_key(|cursor| head(cursor)) else { break };
-            let (key, first) = smallest.loaded.pop().expect("empty cursors were dropped");
+            let (key, mut first) = smallest.loaded.pop().expect("empty cursors were dropped");
+            // Of a number that was used again the latest file counts; runs lie in the order of their making.
+            for later in cursors.iter_mut().filter(|cursor| head(cursor) == Some(key)) {
+                first = later.loaded.pop().expect("it has a head").1;
+            }
             writer.push(key, &first)?;
         }
         self.runs.push(writer.finish()?);
@@ -170,9 +178,9 @@ fn decode_block(plain: &[u8]) -> Result<Vec<(Inode, FirstName)>, DecodeError> {
     let mut names = Vec::new();
     while decoder.remaining() > 0 {
         let key = (decoder.u64()?, decoder.u64()?);
-        let sequence = decoder.u64()?;
+        let (sequence, lineage) = (decoder.u64()?, decoder.u64()?);
         let path = decoder.string(SCRATCH_BLOCK_BYTES_MAX, "path")?.to_vec();
-        names.push((key, FirstName { sequence, path }));
+        names.push((key, FirstName { sequence, path, lineage }));
     }
     Ok(names)
 }
@@ -219,6 +227,7 @@ impl RunWriter {
         self.encoder.u64(key.0);
         self.encoder.u64(key.1);
         self.encoder.u64(name.sequence);
+        self.encoder.u64(name.lineage);
         self.encoder.string(&name.path);
         if self.encoder.len() >= BLOCK_BYTES {
             self.close_block()?;
@@ -282,10 +291,38 @@ fn mix(value: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::scratch::MemoryScratch;
+    use mover_repository::ids::UnixNanos;
     use proptest::prelude::*;
 
     fn links(memory_bytes: usize) -> HardLinks {
         HardLinks::new(Arc::new(MemoryScratch::default()), memory_bytes)
+    }
+
+    fn stat(device: u64, inode: u64, birth: i128) -> Stat {
+        Stat { device, inode, birth: Some(UnixNanos(birth)), ..crate::backup::early::tests::stat() }
+    }
+
+    /// A backup took hours; a file with two names was removed after it had been listed, its inode number was given to
+    /// a new one with two names, and those were stored as links to the old content.
+    #[test]
+    fn an_inode_number_that_is_used_again_is_another_file() {
+        let mut links = links(0);
+        let other = |sequence: u64, path: &[u8]| LinkOf::Other { sequence, path: path.to_vec() };
+        assert_eq!(links.meet(&stat(1, 5, 100), 0, b"a/f").unwrap(), LinkOf::First);
+        assert_eq!(links.meet(&stat(1, 5, 100), 1, b"a/g").unwrap(), other(0, b"a/f"));
+        assert_eq!(links.meet(&stat(1, 5, 200), 2, b"z/n").unwrap(), LinkOf::First);
+        assert_eq!(links.meet(&stat(1, 5, 200), 3, b"z/o").unwrap(), other(2, b"z/n"));
+        // The same with both in scratch, apart and merged.
+        for filler in 0..200_000 {
+            links.meet(&stat(2, filler, 0), filler, b"some/longer/path/that/fills/the/memory").unwrap();
+            if filler % 10_000 == 0 {
+                assert_eq!(links.meet(&stat(1, 5, 200), 4, b"z/p").unwrap(), other(2, b"z/n"));
+                let renewed = stat(1, 9, i128::from(filler));
+                assert_eq!(links.meet(&renewed, filler, b"again").unwrap(), LinkOf::First);
+                assert_eq!(links.meet(&renewed, 0, b"other").unwrap(), other(filler, b"again"));
+            }
+        }
+        assert!(!links.runs.is_empty());
     }
 
     #[test]
@@ -294,15 +331,15 @@ mod tests {
         let path = |inode: u64| format!("some/directory/file {inode}").into_bytes();
         let count = 20_000u64;
         for inode in 0..count {
-            assert_eq!(links.meet(inode % 3, inode, inode * 2, &path(inode)).unwrap(), LinkOf::First);
+            assert_eq!(links.meet(&stat(inode % 3, inode, 0), inode * 2, &path(inode)).unwrap(), LinkOf::First);
         }
         assert!(!links.runs.is_empty() && links.runs.len() <= RUNS_MAX);
         assert!(links.memory_bytes <= links.memory_bytes_max);
         for inode in (0..count).rev() {
-            let found = links.meet(inode % 3, inode, u64::MAX, b"another").unwrap();
+            let found = links.meet(&stat(inode % 3, inode, 0), u64::MAX, b"another").unwrap();
             assert_eq!(found, LinkOf::Other { sequence: inode * 2, path: path(inode) });
         }
-        assert_eq!(links.meet(9, 1, 0, b"other device").unwrap(), LinkOf::First);
+        assert_eq!(links.meet(&stat(9, 1, 0), 0, b"other device").unwrap(), LinkOf::First);
     }
 
     #[test]
@@ -317,7 +354,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_an_error_not_a_second_first_name() {
         let mut links = HardLinks::new(Arc::new(MemoryScratch::with_room(1000)), 0);
-        let failed = (0..100_000).find_map(|inode| links.meet(1, inode, inode, b"path").err());
+        let failed = (0..100_000).find_map(|inode| links.meet(&stat(1, inode, 0), inode, b"path").err());
         assert!(failed.is_some_and(|failure| failure.to_string().contains("hard links")));
     }
 
@@ -334,7 +371,7 @@ mod tests {
                     Some((sequence, path)) => LinkOf::Other { sequence: *sequence, path: path.clone() },
                     None => LinkOf::First,
                 };
-                prop_assert_eq!(links.meet(device, inode, sequence as u64, &path).unwrap(), expected);
+                prop_assert_eq!(links.meet(&stat(device, inode, 0), sequence as u64, &path).unwrap(), expected);
                 model.entry((device, inode)).or_insert((sequence as u64, path));
             }
         }

@@ -79,6 +79,7 @@ pub enum CutSpan {
 }
 
 /// Which part of which file a run of pieces is.
+#[allow(clippy::large_enum_variant, reason = "nearly all are whole files, and a box would be an allocation a file")]
 pub enum PartOf {
     /// All of it.
     Whole(FileTask),

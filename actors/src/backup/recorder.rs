@@ -192,6 +192,11 @@ impl Recorder {
         let may_retry = task.attempt + 1 < ATTEMPTS_MAX && !self.job.stop.is_requested();
         let after = match outcome {
             Ok(after) => after,
+            // A stream has nothing else to offer: a point without it would pass for a good one.
+            Err(error) if self.job.is_stream && !self.job.stop.is_requested() => {
+                let guidance = "no recovery point was made; run the command again with a producer that ends well";
+                return Err(Failure::from(error).with_guidance(guidance));
+            }
             Err(error) if error.kind == SourceErrorKind::Changed && may_retry => return self.again(task).await,
             Err(error) => return self.unread(task, &error).await,
         };

@@ -26,7 +26,7 @@ use crate::backup::reuse::is_stored;
 use crate::backup::shared::JobShared;
 use crate::error::Failure;
 use crate::runtime::{Address, Closed, Inbox, Injector, Runtime, Weigh};
-use crate::source::{FileKind, Listed, Listing, Source, SourceErrorKind, SourceFuture, Stat};
+use crate::source::{FileKind, Listed, Listing, SIZE_UNKNOWN, Source, SourceErrorKind, SourceFuture, Stat};
 
 /// Listings requested before the walk needs them, a directory level.
 const LISTINGS_AHEAD: usize = 8;
@@ -192,10 +192,12 @@ impl<R: Runtime> Scanner<R> {
     ) -> Result<Option<Level>, Failure> {
         match listing.await {
             Ok(mut listing) => {
+                // Without its attributes it is not what it was: an access list that is lost may open it to others.
+                let is_whole = listing.attributes.is_some();
                 let xattrs = listing.attributes.take().unwrap_or_default().xattrs;
                 let sequence = self.sequence();
                 self.job.progress.add_directories(1);
-                self.record(sequence, directory_entry(path.clone(), stat, xattrs, false)).await?;
+                self.record(sequence, directory_entry(path.clone(), stat, xattrs, !is_whole)).await?;
                 let listing = self.take_findings(listing);
                 Ok(Some(Level::new(path, listing)))
             }
@@ -203,6 +205,7 @@ impl<R: Runtime> Scanner<R> {
                 self.missing(Problem::source(&error)).await?;
                 Ok(None)
             }
+            Err(error) if error.kind == SourceErrorKind::Scratch => Err(error.into()),
             Err(error) => {
                 self.job.report.problem(Problem::source(&error));
                 let sequence = self.sequence();
@@ -216,6 +219,7 @@ impl<R: Runtime> Scanner<R> {
     async fn rest(&mut self, path: &[u8], rest: Box<dyn crate::source::ListingRest>) -> Result<Listing, Failure> {
         match rest.next().await {
             Ok(listing) => Ok(self.take_findings(listing)),
+            Err(error) if error.kind == SourceErrorKind::Scratch => Err(error.into()),
             Err(error) => {
                 self.job.report.problem(Problem { path: path.to_vec(), ..Problem::source(&error) });
                 Ok(Listing::default())
@@ -242,11 +246,12 @@ impl<R: Runtime> Scanner<R> {
         }
         let sequence = self.sequence();
         if stat.kind == FileKind::File {
-            self.job.progress.expect(1, stat.size);
+            // Nobody knows how long a stream will be.
+            self.job.progress.expect(1, if stat.size == SIZE_UNKNOWN { 0 } else { stat.size });
         }
         let task = FileTask { sequence, path, stat, attempt: 0, audit: None };
         if stat.links > 1 {
-            match self.links.meet(stat.device, stat.inode, sequence, &task.path)? {
+            match self.links.meet(&stat, sequence, &task.path)? {
                 LinkOf::First => {}
                 LinkOf::Other { .. } if self.job.options.dry_run => return Ok(()),
                 LinkOf::Other { sequence: first_sequence, path: first } => {

@@ -185,6 +185,7 @@ impl Entry {
             size,
             blocks_bytes: size.next_multiple_of(512),
             rdev: (0, 0),
+            birth: None,
         }
     }
 }

@@ -154,6 +154,7 @@ mod tests {
             size,
             blocks_bytes: size,
             rdev: (0, 0),
+            birth: None,
         }
     }
 

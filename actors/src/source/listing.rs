@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, OFlags, RawDir};
+use rustix::fs::{OFlags, RawDir};
 
 use super::file::Inner;
 use super::filter::{CACHE_TAG_NAME, CACHE_TAG_SIGNATURE};
@@ -57,9 +57,9 @@ pub(crate) fn list(inner: &Arc<Inner>, fileset: usize, path: &[u8]) -> Result<Li
         .map_err(fail)?;
     let stat = reading::stat(fd.as_fd()).map_err(fail)?;
     let mut listing = Listing::default();
-    // An error here is met again, and reported, by `Source::attributes`.
-    if let Ok(xattrs) = inner.devices.traits(stat.device).xattrs(fd.as_fd()) {
-        listing.attributes = Some(Attributes { xattrs, link_target: None });
+    match inner.devices.traits(stat.device).xattrs(fd.as_fd()) {
+        Ok(xattrs) => listing.attributes = Some(Attributes { xattrs, link_target: None }),
+        Err(errno) => listing.errors.push(statx::error(path, "read attributes of", errno)),
     }
     if inner.filter.options.one_file_system && stat.device != root.device {
         listing.excluded.entries = 1;
@@ -122,8 +122,8 @@ impl Directory {
         SourceError {
             path: self.path.clone(),
             operation: "sort",
-            kind: SourceErrorKind::Io,
-            cause: format!("{error}; set TMPDIR to a directory with room"),
+            kind: SourceErrorKind::Scratch,
+            cause: error.to_string(),
         }
     }
 
@@ -158,9 +158,8 @@ impl Directory {
                 self.leave_out(&path, 0, listing);
                 continue;
             }
-            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-            match rustix::fs::statat(&self.fd, name.as_slice(), flags) {
-                Ok(raw) => self.admit(&path, Listed { name, stat: statx::stat_of(&raw) }, listing),
+            match statx::of_child(self.fd.as_fd(), &name) {
+                Ok(stat) => self.admit(&path, Listed { name, stat }, listing),
                 Err(errno) => listing.errors.push(statx::error(&path, "stat", errno)),
             }
         }

@@ -25,6 +25,7 @@ mod tests;
 
 use std::fmt;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub enum SourceErrorKind {
     NotSupported,
     /// The device or file system failed.
     Io,
+    /// A temporary file of our own failed: nothing is wrong with the source, and the job cannot go on.
+    Scratch,
     /// A bug: a worker panicked, a call was out of contract.
     Internal,
 }
@@ -124,6 +127,8 @@ pub struct Stat {
     pub blocks_bytes: u64,
     /// Major and minor number of a device node.
     pub rdev: (u32, u32),
+    /// Time at which the inode came into being, in listings of file systems that tell it.
+    pub birth: Option<UnixNanos>,
 }
 
 impl Stat {
@@ -136,6 +141,18 @@ impl Stat {
             && self.size == later.size
             && self.mtime == later.mtime
             && self.ctime == later.ctime
+    }
+
+    /// Tells an inode from a later one that was given the same number: inode numbers are used again as soon as a file
+    /// is removed. By the time of birth, which no system call can set; where there is none, by kind, size and mtime, so
+    /// that a linked file which changes meanwhile may be taken for two, never two files for one.
+    pub fn lineage(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match self.birth {
+            Some(birth) => (self.kind, birth.0).hash(&mut hasher),
+            None => (self.kind, self.size, self.mtime.0).hash(&mut hasher),
+        }
+        hasher.finish()
     }
 
     /// True if the file has fewer blocks than bytes, so that asking for its holes can pay.

@@ -60,6 +60,7 @@ impl StreamSource {
             size: SIZE_UNKNOWN,
             blocks_bytes: SIZE_UNKNOWN,
             rdev: (0, 0),
+            birth: None,
         };
         let (orders, inbox) = crossbeam::channel::unbounded::<ReadOrder>();
         let shared = Arc::new(Shared { name: name.clone(), orders, stat: Mutex::new(stat) });

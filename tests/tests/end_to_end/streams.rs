@@ -1,6 +1,10 @@
 //! `--stdin NAME`: one file of unknown length, read once from front to back.
 
-use mover_tests::mover::{Run, finish};
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use mover_tests::mover::{Run, finish, wait};
 use mover_tests::random::Random;
 use mover_tests::tree::MIB;
 use mover_tests::{Repo, exit};
@@ -50,4 +54,37 @@ fn stream_and_paths_together_are_wrong_usage() {
         let run = finish(repo.command("backup", &["--stdin", name]), Some(b"x"));
         assert!([exit::USAGE, exit::FAILED].contains(&run.code) && !run.panicked(), "{name:?}: {run}");
     }
+}
+
+/// A producer that says nothing kept the read, and with it the whole job, from hearing Ctrl-C.
+#[test]
+fn stream_of_a_silent_producer_ends_at_the_first_interrupt() {
+    let repo = Repo::new();
+    let mut command = repo.command("backup", &["--stdin", "silent.sql"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("start");
+    let mut producer = child.stdin.take().expect("a pipe");
+    producer.write_all(&[7; 100_000]).expect("write");
+    // Begun: it is registered.
+    while repo.objects().iter().all(|(name, _)| !name.ends_with("open")) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).expect("interrupt");
+    wait(child, "a backup of a silent stream".to_owned()).expect(exit::INTERRUPTED);
+    drop(producer);
+    assert_eq!(repo.run("points", &["--json"]).expect(exit::DONE).summary().points(), 0);
+}
+
+/// A stream that could not be read became an empty file in a point that counted as good.
+#[test]
+fn stream_that_cannot_be_read_makes_no_recovery_point() {
+    let repo = Repo::new();
+    let mut command = repo.command("backup", &["--stdin", "broken.sql"]);
+    command.stdin(std::fs::File::open("/").expect("open a directory"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let run = wait(command.spawn().expect("start"), "a backup of a directory as a stream".to_owned());
+    run.expect_error(exit::FAILED, "broken.sql");
+    assert_eq!(repo.run("points", &["--json"]).expect(exit::DONE).summary().points(), 0);
 }
