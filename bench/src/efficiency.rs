@@ -1,6 +1,7 @@
 //! `backup PATH` and `restore PATH`: the real thing, and its efficiency = ideal ÷ measured.
 //!
-//! The limits are measured in the same run, on the same data. Both sides end with their data synced: `mover` does so by
+//! The limits are measured on the same data right before each run, so that a machine whose speed drifts shifts both;
+//! what is printed is the run with the middle efficiency. Both sides end with their data synced: `mover` does so by
 //! itself, and the plain tools beside it are followed by a sync of their file system.
 
 use std::path::Path;
@@ -11,93 +12,89 @@ use serde_json::json;
 
 use crate::clock::{Spent, median};
 use crate::ideal::{Ideal, Moved};
-use crate::limits::{self, Limits};
+use crate::limits;
 use crate::subject::{Outcome, Subject};
 use crate::{Options, Result, during, files, reference};
 
 /// What `find` prints: the fields that an incremental backup compares.
 const FIND_FORMAT: &str = "%y %m %U %G %s %T@ %C@ %i %n %l %P\\n";
 
-/// Backs PATH up `--runs` times into fresh repositories, then once more unchanged.
+/// One run beside the limits that were measured right before it.
+struct Paired {
+    ideal: Ideal,
+    moved: Moved,
+    outcome: Outcome,
+    /// Seconds of the figure that a plain tool has too, and the tool's.
+    ours: f64,
+    theirs: f64,
+}
+
+/// Backs PATH up `--runs` times into fresh repositories, each time once more unchanged.
 pub fn backup(options: &Options) -> Result<bool> {
     let directory = limits::scratch(options)?;
-    let (limits, sample) = limits::measure(options, directory.path())?;
-    drop(sample);
     let path = during("find the path", options.path.canonicalize())?;
-    let mut outcomes = Vec::new();
-    let mut second = Vec::new();
+    let mut runs = Vec::new();
     for run in 0..options.runs.max(1) {
+        let (limits, _) = limits::measure(options, directory.path())?;
         let place = directory.path().join(format!("repository-{run}"));
         let subject = Subject::create(options, &place)?;
         files::sync_file_system(directory.path())?;
-        outcomes.push(subject.backup(&path)?);
-        second.push(subject.backup(&path)?.spent.wall);
+        let outcome = subject.backup(&path)?;
+        let moved = outcome.moved()?;
+        let ours = subject.backup(&path)?.spent.wall;
+        let theirs = find_seconds(&path)?;
         during("remove the repository", std::fs::remove_dir_all(&place))?;
+        runs.push(Paired { ideal: Ideal::of_backup(&limits, moved), moved, outcome, ours, theirs });
     }
-    let moved = outcomes[0].moved()?;
-    let ideal = Ideal::of_backup(&limits, moved);
-    let find = median((0..options.runs.max(1)).map(|_| find_seconds(&path)).collect::<Result<Vec<_>>>()?);
-    let pair = Pair { name: "unchanged second backup ÷ find -printf", ours: median(second), theirs: find };
-    finish(options, "backup", &limits, &ideal, moved, &outcomes, pair)
+    finish(options, "backup", "unchanged second backup ÷ find -printf", runs)
 }
 
 /// Backs PATH up once and restores it `--runs` times into fresh targets.
 pub fn restore(options: &Options) -> Result<bool> {
     let directory = limits::scratch(options)?;
-    let (limits, sample) = limits::measure(options, directory.path())?;
-    drop(sample);
     let path = during("find the path", options.path.canonicalize())?;
     let subject = Subject::create(options, &directory.path().join("repository"))?;
     let stored = subject.backup(&path)?.moved()?;
-    let mut outcomes = Vec::new();
-    let mut copies = Vec::new();
+    let mut runs = Vec::new();
     for run in 0..options.runs.max(1) {
+        let (limits, _) = limits::measure(options, directory.path())?;
+        // What the backup read is what the restore writes; every stored byte is read.
+        let moved = Moved { files: limits.inventory.files.len() as u64, ..stored };
         let target = directory.path().join(format!("target-{run}"));
         during("create the target", std::fs::create_dir(&target))?;
         files::sync_file_system(directory.path())?;
-        outcomes.push(subject.restore(&target)?);
+        let outcome = subject.restore(&target)?;
         during("remove the target", std::fs::remove_dir_all(&target))?;
         files::sync_file_system(directory.path())?;
-        copies.push(copy_and_sync(&path, directory.path())?);
+        let theirs = copy_and_sync(&path, directory.path())?;
+        let ours = outcome.spent.wall;
+        runs.push(Paired { ideal: Ideal::of_restore(&limits, moved), moved, outcome, ours, theirs });
     }
-    // What the backup read is what the restore writes; every stored byte is read.
-    let moved = Moved { files: limits.inventory.files.len() as u64, ..stored };
-    let ideal = Ideal::of_restore(&limits, moved);
-    let pair = Pair { name: "restore ÷ cp -a and sync", ours: walls(&outcomes), theirs: median(copies) };
-    finish(options, "restore", &limits, &ideal, moved, &outcomes, pair)
+    finish(options, "restore", "restore ÷ cp -a and sync", runs)
 }
 
-/// Our time beside that of a plain tool which does about the same.
-struct Pair {
-    name: &'static str,
-    ours: f64,
-    theirs: f64,
+fn middle(runs: &[Paired], figure: impl Fn(&Paired) -> f64) -> f64 {
+    median(runs.iter().map(figure).collect())
 }
 
-fn walls(outcomes: &[Outcome]) -> f64 {
-    median(outcomes.iter().map(|outcome| outcome.spent.wall).collect())
-}
-
-fn finish(
-    options: &Options,
-    command: &str,
-    limits: &Limits,
-    ideal: &Ideal,
-    moved: Moved,
-    outcomes: &[Outcome],
-    pair: Pair,
-) -> Result<bool> {
-    let wall = walls(outcomes);
-    let cpu = median(outcomes.iter().map(|outcome| outcome.spent.cpu).collect());
-    let efficiency = ideal.seconds() / wall;
+/// Prints the run with the middle efficiency; false if that is below what is required.
+fn finish(options: &Options, command: &str, pair: &str, mut runs: Vec<Paired>) -> Result<bool> {
+    let efficiency_of = |run: &Paired| run.ideal.seconds() / run.outcome.spent.wall;
+    runs.sort_by(|a, b| efficiency_of(a).total_cmp(&efficiency_of(b)));
+    let (worst, best) = (efficiency_of(&runs[0]), efficiency_of(&runs[runs.len() - 1]));
+    let ratio = middle(&runs, |run| run.ours / run.theirs);
+    let (ours, theirs) = (middle(&runs, |run| run.ours), middle(&runs, |run| run.theirs));
+    let run = &runs[runs.len() / 2];
+    let (ideal, moved, spent) = (&run.ideal, run.moved, run.outcome.spent);
+    let efficiency = efficiency_of(run);
     let good = options.require.is_none_or(|least| efficiency >= least);
     if options.json {
         let report = json!({
-            "command": command, "files": limits.inventory.files.len(), "bytes": moved.plain, "bytes_new": moved.new,
-            "bytes_stored": moved.stored, "seconds": wall, "cpu_seconds": cpu, "ideal": ideal.json(),
-            "efficiency": efficiency, "required": options.require, "pair": pair.name, "pair_seconds": pair.ours,
-            "pair_reference_seconds": pair.theirs, "pair_ratio": pair.ours / pair.theirs,
-            "summary": outcomes.last().map(|outcome| &outcome.summary),
+            "command": command, "runs": runs.len(), "files": moved.files, "bytes": moved.plain,
+            "bytes_new": moved.new, "bytes_stored": moved.stored, "seconds": spent.wall, "cpu_seconds": spent.cpu,
+            "ideal": ideal.json(), "efficiency": efficiency, "efficiency_worst": worst, "efficiency_best": best,
+            "required": options.require, "pair": pair, "pair_seconds": ours, "pair_reference_seconds": theirs,
+            "pair_ratio": ratio, "summary": run.outcome.summary,
         });
         println!("{report}");
         return Ok(good);
@@ -113,12 +110,14 @@ fn finish(
     for (name, seconds) in &ideal.stages {
         println!("  {name:<28} {seconds:>8.3} CPU s");
     }
-    println!("  {:<28} {:>8.3} CPU s, used {cpu:.3}", "all stages", ideal.cpu_seconds());
+    println!("  {:<28} {:>8.3} CPU s, used {:.3}", "all stages", ideal.cpu_seconds(), spent.cpu);
     println!("  read at least {:.3} s, write and sync at least {:.3} s", ideal.read_seconds, ideal.write_seconds);
     println!("ideal      {:.3} s, bound by {}", ideal.seconds(), ideal.bound());
-    println!("measured   {wall:.3} s, {:.0} MB/s", megabytes(moved.plain) / wall);
-    println!("efficiency {:.1} %{}", efficiency * 100.0, if good { "" } else { ", below what is required" });
-    println!("{}: {:.3} s ÷ {:.3} s = {:.2}", pair.name, pair.ours, pair.theirs, pair.ours / pair.theirs);
+    println!("measured   {:.3} s, {:.0} MB/s", spent.wall, megabytes(moved.plain) / spent.wall);
+    let judged = if good { "" } else { ", below what is required" };
+    let spread = format!("{} runs, {:.1} to {:.1} %", runs.len(), worst * 100.0, best * 100.0);
+    println!("efficiency {:.1} % ({spread}){judged}", efficiency * 100.0);
+    println!("{pair}: {ours:.3} s ÷ {theirs:.3} s = {ratio:.2}");
     Ok(good)
 }
 

@@ -164,7 +164,7 @@ impl<R: Runtime> Compressor<R> {
         let compressed = self.compress(&plain);
         self.pace.work(&self.rt, plain.bytes.len()).await;
         self.make_room(class, compressed.as_ref().map_or(worst_bytes, CompressedFrame::sealed_bytes)).await?;
-        self.job.report.frame_stored(compressed.as_ref().map(|_| self.level.level()));
+        self.job.report.frame_stored(compressed.as_ref().map(|_| self.level.level()), plain.bytes.len());
         let sealer = self.open[class as usize].sealer.as_mut().expect("make_room opened a pack");
         let bytes = match compressed {
             Some(frame) => sealer.seal(frame, plain.chunks),
@@ -181,7 +181,10 @@ impl<R: Runtime> Compressor<R> {
         if !is_compressible(plain.bytes, &mut self.zstd, &mut self.scratch) {
             return None;
         }
-        let frame = CompressedFrame::of(&mut self.zstd, plain.bytes)?;
+        let frame = match mutant(Mutant::FaultyEncoder) {
+            true => CompressedFrame::of(&mut self.zstd, &[plain.bytes, b"!"].concat()[1..])?,
+            false => CompressedFrame::of(&mut self.zstd, plain.bytes)?,
+        };
         if self.is_due(plain.holds_page) && !self.reads_back(&frame, plain) {
             // The encoder produced what the decoder does not undo: keep the bytes, trust nothing.
             self.job.report.frame_mismatch();

@@ -28,6 +28,6 @@ mod uploader;
 
 pub use compressor::VerifyBeforeUpload;
 pub use cut::{ChunkSizes, Cutter};
-pub use report::{Lists, Problem};
+pub use report::{LevelUse, Lists, Problem};
 pub use run::{BackupJob, BackupReport, run_backup};
 pub use shared::BackupOptions;

@@ -15,6 +15,17 @@ use crate::source::{Excluded, SourceError};
 /// Problems, torn files, excluded paths and notes kept by name, each.
 pub const LISTED_MAX: usize = 10_000;
 
+/// What one zstd level was used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LevelUse {
+    /// The level; 0 stands for frames stored raw.
+    pub level: i32,
+    /// Frames stored at it.
+    pub frames: u64,
+    /// Their plain bytes.
+    pub plain_bytes: u64,
+}
+
 /// One object of the source that is not in the recovery point as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -47,7 +58,7 @@ pub struct Report {
     frames_verified: AtomicU64,
     frame_mismatches: AtomicU64,
     /// Frames by zstd level; 0 stands for raw.
-    levels: Mutex<BTreeMap<i32, u64>>,
+    levels: Mutex<BTreeMap<i32, LevelUse>>,
 }
 
 /// The lists of a report.
@@ -157,14 +168,18 @@ impl Report {
         self.frame_mismatches.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A frame was stored, compressed at `level` or raw.
-    pub fn frame_stored(&self, level: Option<i32>) {
-        *self.levels.lock().entry(level.unwrap_or(0)).or_default() += 1;
+    /// A frame of so many plain bytes was stored, compressed at `level` or raw.
+    pub fn frame_stored(&self, level: Option<i32>, plain_bytes: usize) {
+        let level = level.unwrap_or(0);
+        let mut levels = self.levels.lock();
+        let used = levels.entry(level).or_insert(LevelUse { level, frames: 0, plain_bytes: 0 });
+        used.frames += 1;
+        used.plain_bytes += plain_bytes as u64;
     }
 
-    /// zstd levels used and the frames of each; level 0 stands for frames stored raw.
-    pub fn levels(&self) -> Vec<(i32, u64)> {
-        self.levels.lock().iter().map(|(level, frames)| (*level, *frames)).collect()
+    /// What each zstd level was used for, in ascending order.
+    pub fn levels(&self) -> Vec<LevelUse> {
+        self.levels.lock().values().copied().collect()
     }
 
     /// Frames decoded before upload, and how many of them were wrong.

@@ -30,7 +30,7 @@ use crate::backup::claims::Claims;
 use crate::backup::cut::ChunkSizes;
 use crate::backup::ledger::Ledger;
 use crate::backup::pipeline::{FilesetEnd, Plant, ShardReserves, run_fileset, scan_fileset};
-use crate::backup::report::{Lists, Report};
+use crate::backup::report::{LevelUse, Lists, Report};
 use crate::backup::shared::{BackupOptions, JobShared};
 use crate::error::Failure;
 use crate::progress::{Counts, Phase, Progress};
@@ -85,8 +85,8 @@ pub struct BackupReport {
     pub frames_verified: (u64, u64),
     /// The most bytes of buffers that were in flight at one time.
     pub buffer_bytes_peak: u64,
-    /// zstd levels used and the frames of each; level 0 stands for raw.
-    pub levels: Vec<(i32, u64)>,
+    /// What each zstd level was used for.
+    pub levels: Vec<LevelUse>,
 }
 
 /// How the memory budget is divided; what remains is for buffers in flight.

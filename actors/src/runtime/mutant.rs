@@ -17,10 +17,12 @@ pub enum Mutant {
     PermitLeak = 4,
     /// The open frame is forgotten when the input ends.
     DroppedLastFrame = 5,
+    /// Not a guard that is off, but what one is for: zstd makes frames that decode to something else.
+    FaultyEncoder = 6,
 }
 
 impl Mutant {
-    /// All of them.
+    /// All guards.
     pub const ALL: [Mutant; 5] = [
         Mutant::PublishBeforeAck,
         Mutant::IndexBeforeDurable,

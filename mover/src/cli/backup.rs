@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, VerifyBeforeUpload, run_backup};
+use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, LevelUse, VerifyBeforeUpload, run_backup};
 use mover_actors::runtime::stats::ActorSnapshot;
 use mover_actors::scratch::default_scratch;
 use mover_actors::source::Source;
@@ -83,6 +83,7 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
     let totals = shown_totals(&report, args.dry_run);
     print(session, args, &set, &report, &totals, started.elapsed())?;
     if args.stats {
+        print_levels(session, &report.levels)?;
         print_actors(session, &actors)?;
     }
     finish(session, args, &set, &report, &totals, started.elapsed())
@@ -262,7 +263,7 @@ fn finish(
         "segments": report.segments,
         "frames_verified": report.frames_verified.0,
         "frames_mismatched": report.frames_verified.1,
-        "levels": report.levels.iter().map(|(level, frames)| json!({ "level": level, "frames": frames })).collect::<Vec<_>>(),
+        "levels": report.levels.iter().map(level_json).collect::<Vec<_>>(),
         "seconds": took.as_secs_f64(),
         "exit_code": exit.code(),
     });
@@ -276,6 +277,20 @@ fn finish(
             .warn("interrupted: no recovery point was made; what is stored is kept: run it again to go on from there");
     }
     Ok(exit)
+}
+
+fn level_json(used: &LevelUse) -> serde_json::Value {
+    json!({ "level": used.level, "frames": used.frames, "plain_bytes": used.plain_bytes })
+}
+
+/// The levels that compression went through, and how much was stored as it is.
+fn print_levels(session: &Session, levels: &[LevelUse]) -> Result<()> {
+    let name = |level: i32| if level == 0 { "raw".to_owned() } else { format!("zstd {level}") };
+    let used: Vec<String> =
+        levels.iter().map(|used| format!("{} {}", name(used.level), human_bytes(used.plain_bytes))).collect();
+    session
+        .output
+        .say(&format!("stored as {}", if used.is_empty() { "nothing new".to_owned() } else { used.join(", ") }))
 }
 
 fn print_actors(session: &Session, actors: &[ActorSnapshot]) -> Result<()> {

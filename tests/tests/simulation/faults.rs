@@ -6,7 +6,7 @@ use mover_actors::runtime::simulation::Ended;
 use mover_actors::simulation::{Latency, SimTree, StoreFaults, TargetFaults};
 
 use crate::small_trees;
-use crate::world::{Objects, World, contents_of};
+use crate::world::{Objects, World, contents_of, verify_errors};
 
 fn latency(seed: u64) -> Latency {
     Latency::micros(1, 1 + seed * 37 % 3000)
@@ -124,4 +124,20 @@ fn a_restore_notices_a_permit_that_leaks() {
     assert!(world.restore(objects.clone()).is_ok());
     let _off = MutantSwitch::set(Some(Mutant::PermitLeak));
     assert!(matches!(world.restore(objects), Err(Ended::Deadlock { .. })));
+}
+
+/// F15: the encoder of another tool produced frames that did not decode, twice, and nobody noticed before a restore.
+/// Here each frame that is looked at before it is uploaded is stored raw instead, counted, and makes all be looked at.
+#[test]
+fn f15_a_frame_that_decodes_to_something_else_is_stored_raw() {
+    let world = World::new(15, 2, small_trees(15));
+    let run = {
+        let _faulty = MutantSwitch::set(Some(Mutant::FaultyEncoder));
+        world.back_up(Objects::new())
+    };
+    let report = run.outcome.unwrap();
+    assert!(report.frames_verified.1 > 0, "no frame was found wrong");
+    let objects = run.store.durable();
+    assert_eq!(verify_errors(&objects), [] as [String; 0]);
+    assert!(world.restore(objects).unwrap() == contents_of(&world.trees));
 }
