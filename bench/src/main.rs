@@ -1,7 +1,8 @@
 //! `mover-bench`: what this machine could do with this data, and how near `mover` comes to it.
 //!
 //! `limits` measures each stage alone on one core beside plain references; `backup` and `restore` run the released
-//! binary and divide the ideal, which those limits give, by the time it took; `corpus` makes data to measure on.
+//! binary and divide the ideal, which those limits give, by the time it took; `corpus` makes data to measure on; `rivals`
+//! runs other backup tools beside it, and `results` shows what came out.
 //! It calls no library of `mover`: the stages are measured as the crates underneath deliver them.
 
 mod clock;
@@ -13,6 +14,8 @@ mod inventory;
 mod limits;
 mod reference;
 mod report;
+mod results;
+mod rivals;
 mod sample;
 mod stages;
 mod subject;
@@ -40,6 +43,10 @@ enum Command {
     Restore(Options),
     /// Make data to measure on, the same for the same seed
     Corpus(corpus::Options),
+    /// Measure mover beside the backup tools on the PATH: first, unchanged, incremental, rescan, restore
+    Rivals(rivals::Options),
+    /// Make RESULTS.md and its plots of what was measured
+    Results(results::Options),
 }
 
 /// What the three measuring commands share.
@@ -77,6 +84,8 @@ fn main() -> ExitCode {
         Command::Backup(options) => efficiency::backup(&options),
         Command::Restore(options) => efficiency::restore(&options),
         Command::Corpus(options) => corpus::run(&options),
+        Command::Rivals(options) => rivals::run(&options),
+        Command::Results(options) => results::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
