@@ -12,6 +12,7 @@ mod files;
 mod ideal;
 mod inventory;
 mod limits;
+mod network;
 mod reference;
 mod report;
 mod results;
@@ -45,6 +46,8 @@ enum Command {
     Corpus(corpus::Options),
     /// Measure mover beside the backup tools on the PATH: first, unchanged, incremental, rescan, restore
     Rivals(rivals::Options),
+    /// The same over a link with a set rate, delay and loss (root)
+    Network(network::Options),
     /// Make RESULTS.md and its plots of what was measured
     Results(results::Options),
 }
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Restore(options) => efficiency::restore(&options),
         Command::Corpus(options) => corpus::run(&options),
         Command::Rivals(options) => rivals::run(&options),
+        Command::Network(options) => network::run(&options),
         Command::Results(options) => results::run(&options),
     };
     match outcome {

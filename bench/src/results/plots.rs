@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::svg::{self, Bar, Frame, Series};
 use crate::rivals::record::{Phase, Report, Run};
-use crate::rivals::tools::TOOLS;
+use crate::rivals::tools::{PLAIN, TOOLS};
 
 const GIB: f64 = 1_073_741_824.0;
 const MIB: f64 = 1_048_576.0;
@@ -35,9 +35,9 @@ fn colour(tool: &str) -> &'static str {
     }
 }
 
-/// The tools of a report, in the order of the table.
+/// The tools of a report, in the order of the table; a plain copy would make all others small and stands in the tables.
 fn tools(report: &Report) -> Vec<&'static str> {
-    let present = |name: &str| report.tools.iter().any(|tool| tool.name == name);
+    let present = |name: &str| name != PLAIN && report.tools.iter().any(|tool| tool.name == name);
     TOOLS.iter().map(|tool| tool.name).filter(|name| present(name)).collect()
 }
 
@@ -129,7 +129,7 @@ fn memory(report: &Report, prefix: &str, set: &str, phase: Phase) -> Option<Plot
         let Some(run) = runs.get(runs.len() / 2) else { continue };
         let data: Vec<(f64, f64)> =
             run.memory_samples.iter().map(|(seconds, bytes)| (*seconds, *bytes as f64 / MIB)).collect();
-        if tool != crate::rivals::tools::PLAIN && data.len() > 1 {
+        if data.len() > 1 {
             series.push(Series { name: tool.to_owned(), colour: colour(tool), data });
         }
     }

@@ -77,15 +77,26 @@ pub struct Options {
 /// Measures and prints; `false` where a tool failed.
 pub fn run(options: &Options) -> Result<bool> {
     let scratch = scratch(options)?;
+    measure_with(options, scratch.path(), |_, _| {})
+}
+
+/// The same in `scratch`, after `adapt` has changed how the tools are run.
+pub fn measure_with(
+    options: &Options,
+    scratch: &Path,
+    adapt: impl FnOnce(&mut Session<'_>, &mut Report),
+) -> Result<bool> {
     let cage = cage(options)?;
     let (contenders, absent) = contenders(options)?;
-    let mut report = begin(options, scratch.path(), &cage, &contenders, absent);
-    let session = session(options, &cage, scratch.path(), &contenders);
+    let mut report = begin(options, scratch, &cage, &contenders, absent);
+    let mut session = session(options, &cage, scratch, &contenders);
+    adapt(&mut session, &mut report);
     rounds(options, &session, &mut report)?;
     finish(options, &report)
 }
 
-fn scratch(options: &Options) -> Result<tempfile::TempDir> {
+/// A directory that is removed at the end; from here on an interrupt ends the session in good order.
+pub fn scratch(options: &Options) -> Result<tempfile::TempDir> {
     measure::end_cleanly_when_interrupted();
     let first = during(format!("find {}", options.paths[0].display()), options.paths[0].canonicalize())?;
     let place = options.scratch.clone().unwrap_or_else(|| first.parent().unwrap_or(Path::new("/")).to_owned());
@@ -171,6 +182,7 @@ fn session<'s>(options: &Options, cage: &'s Cage, scratch: &'s Path, contenders:
         cage,
         scratch,
         repositories: scratch.to_owned(),
+        mount: None,
         namespace: None,
         host: None,
         environment: Vec::new(),

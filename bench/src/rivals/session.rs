@@ -19,7 +19,7 @@ use crate::{Result, during, files, reference};
 
 /// Tools that go by times distrust what changed in the last moment: an edit rests for so long before a backup.
 const REST: Duration = Duration::from_millis(2_500);
-const PASSWORD: &str = "a password for the benchmark\n";
+const PASSWORD: &str = "a password for the benchmark";
 
 /// One tool that takes part.
 pub struct Contender {
@@ -37,8 +37,10 @@ pub struct Session<'s> {
     pub cage: &'s Cage,
     /// Where everything lies.
     pub scratch: &'s Path,
-    /// Where repositories lie, if not in the scratch directory.
+    /// Where repositories lie.
     pub repositories: PathBuf,
+    /// Where they are reached, if the way there is a mount.
+    pub mount: Option<PathBuf>,
     /// A network namespace for the tools.
     pub namespace: Option<PathBuf>,
     /// How to reach a repository by the tool's own transport: values of `{host}`.
@@ -175,7 +177,7 @@ impl<'r> Round<'r> {
         Ok(())
     }
 
-    /// Brings the tree into the state that the phase is about, and its bytes into the cache.
+    /// Brings the tree into the state that the phase is about.
     fn prepare(&self, phase: Phase, repeat: u32) -> Result<()> {
         let seed = self.session.seed;
         match phase {
@@ -191,9 +193,18 @@ impl<'r> Round<'r> {
                 during("touch the data", edit::touch(&self.source))?;
             }
         }
-        files::open_stat_read_close(&Inventory::of(&self.source)?)?;
         files::sync_file_system(self.session.scratch)?;
         std::thread::sleep(REST);
+        Ok(())
+    }
+
+    /// Brings source and repository into the page cache: some tools drop from it what they have read or written, and
+    /// the next one must not pay for that.
+    fn warm(&self, place: &Place<'_>) -> Result<()> {
+        files::open_stat_read_close(&Inventory::of(&self.source)?)?;
+        if let Ok(inventory) = Inventory::of(&place.repository) {
+            files::open_stat_read_close(&inventory)?;
+        }
         Ok(())
     }
 
@@ -208,6 +219,7 @@ impl<'r> Round<'r> {
             tool.backup
         };
         files::sync_file_system(self.session.scratch)?;
+        self.warm(place)?;
         let before = disk_bytes(&place.repository)?;
         let surroundings = Surroundings::before(self.session.cage.cores());
         let restored_to = (phase == Phase::Restore).then_some(target.as_path());
@@ -265,13 +277,18 @@ impl<'r> Round<'r> {
         let (session, tool) = (self.session, place.contender.tool);
         let text = |path: &Path| path.display().to_string();
         let (source, state, key) = (text(&self.source), text(&place.state), text(&place.state.join("password")));
-        let mut repository = text(&place.repository);
+        let mut repository = match (&session.mount, place.repository.file_name()) {
+            (Some(mount), Some(name)) if tool.remote.is_none() => text(&mount.join(name)),
+            // Without a transport of its own every tool goes by the mount.
+            (Some(mount), Some(name)) if session.host.is_none() => text(&mount.join(name)),
+            _ => text(&place.repository),
+        };
         if let (Some(host), Some(remote)) = (&session.host, tool.remote) {
             repository = Words(&[("host", host), ("repo", &repository)]).fill(remote).unwrap_or(repository);
         }
         let restored_to = target.map(text).unwrap_or_default();
         let mut words = vec![("source", &*source), ("repo", &*repository), ("state", &*state), ("key", &*key)];
-        words.extend([("label", &*place.label), ("target", &*restored_to)]);
+        words.extend([("password", PASSWORD), ("label", &*place.label), ("target", &*restored_to)]);
         words.extend(session.chosen.iter().map(|(word, value)| (*word, value.as_str())));
         let words = Words(&words);
         let mut environment = vec![("HOME".to_owned(), state.clone()), ("LANG".to_owned(), "C.UTF-8".to_owned())];
@@ -287,12 +304,15 @@ impl<'r> Round<'r> {
             directory: target.unwrap_or(&place.state).to_owned(),
             namespace: session.namespace.clone(),
         };
-        measure::run(&order, session.cage, session.scratch, session.time_max)
+        let mut measured = measure::run(&order, session.cage, session.scratch, session.time_max)?;
+        // Reports are read elsewhere: where the scratch directory was says nothing there.
+        measured.failed = measured.failed.map(|said| said.replace(&text(session.scratch), "{scratch}"));
+        Ok(measured)
     }
 }
 
 fn write_private(path: &Path) -> std::io::Result<()> {
-    std::fs::write(path, PASSWORD)?;
+    std::fs::write(path, format!("{PASSWORD}\n"))?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
 }
 

@@ -2,7 +2,7 @@
 //! and measured is the same code for all.
 //!
 //! Words in braces are replaced before a run: `{source}` the tree, `{repo}` the repository, `{state}` a directory for
-//! caches and keys, `{key}` a file with a password in it, `{target}` an empty directory to restore to, `{label}` a name
+//! caches and keys, `{key}` a file with the `{password}` in it, `{target}` an empty directory to restore to, `{label}` a name
 //! of its own for each backup (that of the last one in a restore), `{level}`, `{memory}` what the user asked of mover.
 //! An argument whose word has no value is left out together with the option before it. All tools run at their defaults.
 
@@ -56,10 +56,33 @@ pub const TOOLS: [Tool; 7] = [
         version: &["--version"],
         init: &[&["init", "-r", "{repo}", "--new-key-file", "{state}/mover.key"]],
         backup: &[
-            "backup", "-r", "{repo}", "--json", "--stats", "--level", "{level}", "--memory", "{memory}", "{source}",
+            "backup",
+            "-r",
+            "{repo}",
+            "--key-file",
+            "{state}/mover.key",
+            "--json",
+            "--stats",
+            "--level",
+            "{level}",
+            "--memory",
+            "{memory}",
+            "{source}",
         ],
-        restore: &["restore", "-r", "{repo}", "latest", "--target", "{target}", "--json", "--memory", "{memory}"],
-        environment: &[("MOVER_KEY_FILE", "{state}/mover.key"), ("XDG_STATE_HOME", "{state}")],
+        restore: &[
+            "restore",
+            "-r",
+            "{repo}",
+            "--key-file",
+            "{state}/mover.key",
+            "--json",
+            "--memory",
+            "{memory}",
+            "latest",
+            "--target",
+            "{target}",
+        ],
+        environment: &[("XDG_STATE_HOME", "{state}")],
         restored: Restored::AbsolutePath,
         phases: &Phase::ALL,
         remote: None,
@@ -136,7 +159,7 @@ pub const TOOLS: [Tool; 7] = [
         restored: Restored::Content,
         phases: &Phase::ALL,
         remote: Some("ssh://{host}{repo}"),
-        note: "opened by a key file",
+        note: "opened by a key file; restores neither owners nor extended attributes by default",
     },
     Tool {
         name: "kopia",
@@ -149,7 +172,7 @@ pub const TOOLS: [Tool; 7] = [
             ("KOPIA_CONFIG_PATH", "{state}/kopia.config"),
             ("KOPIA_CACHE_DIRECTORY", "{state}/cache"),
             ("KOPIA_LOG_DIR", "{state}/logs"),
-            ("KOPIA_PASSWORD", "a password for the benchmark"),
+            ("KOPIA_PASSWORD", "{password}"),
             ("KOPIA_CHECK_FOR_UPDATES", "false"),
         ],
         restored: Restored::Content,
@@ -217,17 +240,17 @@ mod tests {
 
     #[test]
     fn rivals_words_are_replaced_and_options_without_value_left_out() {
-        let words = Words(&[("source", "/data"), ("repo", "/repo"), ("level", "3")]);
+        let words = Words(&[("source", "/data"), ("repo", "/repo"), ("state", "/state"), ("level", "3")]);
         let mover = Tool::named("mover").expect("mover");
         let filled = words.arguments(mover.backup);
-        assert_eq!(filled, ["backup", "-r", "/repo", "--json", "--stats", "--level", "3", "/data"]);
+        assert_eq!(filled.join(" "), "backup -r /repo --key-file /state/mover.key --json --stats --level 3 /data");
         assert_eq!(words.fill("::{label}"), None);
         assert_eq!(words.fill("plain").as_deref(), Some("plain"));
     }
 
     #[test]
     fn rivals_every_word_of_every_tool_is_known() {
-        let words = ["source", "repo", "state", "key", "target", "label", "level", "memory", "host"];
+        let words = ["source", "repo", "state", "key", "password", "target", "label", "level", "memory", "host"];
         let pairs: Vec<(&str, &str)> = words.iter().map(|word| (*word, "x")).collect();
         for tool in &TOOLS {
             let mut parts: Vec<&str> = tool.init.concat();
