@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::wire::{self, FAR, Wire};
+use crate::rivals::processes;
 use crate::{Result, during, reference};
 
 const SERVER: &str = "/usr/sbin/sshd";
@@ -74,14 +77,32 @@ impl Far {
     }
 }
 
+impl Far {
+    /// The processes that serve the tools.
+    pub fn helpers(&self) -> Vec<u32> {
+        let mounter = self.mounter.as_ref().map(Child::id);
+        mounter.into_iter().chain([self.server.id()]).collect()
+    }
+}
+
 impl Drop for Far {
     fn drop(&mut self) {
         if let Some(mounter) = &mut self.mounter {
-            let _ = Command::new("fusermount3").arg("-uz").arg(&self.mount).status();
-            let _ = mounter.kill();
-            let _ = mounter.wait();
+            let _ = Command::new("fusermount3").arg("-u").arg(&self.mount).status();
+            if wait_for("the end of the mount", || matches!(mounter.try_wait(), Ok(Some(_)))).is_err() {
+                let _ = Command::new("fusermount3").arg("-uz").arg(&self.mount).status();
+                let _ = mounter.kill();
+                let _ = mounter.wait();
+            }
         }
-        let _ = self.server.kill();
+        // Sessions end when their connections do; while the link stands they still hear of it.
+        let server = self.server.id();
+        let _ = wait_for("the end of the sessions", || processes::tree(server).len() == 1);
+        for process in processes::tree(server).into_iter().rev() {
+            if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
         let _ = self.server.wait();
     }
 }

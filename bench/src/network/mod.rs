@@ -21,6 +21,7 @@ use wire::{Shape, Wire};
 
 /// What to measure, over which link.
 #[derive(Args)]
+#[group(id = "network")]
 pub struct Options {
     /// What and how, as for `rivals`
     #[command(flatten)]
@@ -72,6 +73,7 @@ pub fn run(options: &Options) -> Result<bool> {
         session.repositories = directory.clone();
         session.mount = Some(far.mount.clone());
         session.namespace = Some(wire.near());
+        session.helpers = far.helpers();
         session.environment.push(("PATH".to_owned(), path));
         session.host = Some("far".to_owned()).filter(|_| !options.mount_only);
         report.link = Some(link);
@@ -91,5 +93,16 @@ fn note_transports(report: &mut Report, mount_only: bool) {
             None => "reached through sshfs".to_owned(),
         };
         record.note = format!("{transport}; {}", record.note);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn network_command_line_fits_together() {
+        // Options of two commands are shared here: the parser checks their names when it is built, not before.
+        crate::Cli::command().debug_assert();
     }
 }

@@ -10,6 +10,9 @@ use crate::rivals::tools::{OWN, PLAIN};
 
 const MIB: f64 = 1_048_576.0;
 const MEGABYTE: f64 = 1e6;
+/// Where a rival takes less, mover may take a little more than it and need not halve it.
+const SHORT_SECONDS: f64 = 2.0;
+const SHORT_SLACK_SECONDS: f64 = 0.2;
 
 /// The whole report.
 pub fn report(report: &Report) -> String {
@@ -82,8 +85,8 @@ fn glance(report: &Report, out: &mut String) {
     if rivals.is_empty() || report.tools.iter().all(|tool| tool.name != OWN) {
         return;
     }
-    out.push_str("| data | phase | mover s | fastest rival | its s | times as fast | CPU ÷ its | peak MiB | its | repository ÷ its |\n");
-    out.push_str("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+    out.push_str("| data | phase | mover s | fastest rival | its s | times as fast | CPU ÷ its | peak MiB | its | repository ÷ its | ÷ the smallest | outcome |\n");
+    out.push_str("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
     for set in &report.sets {
         for phase in Phase::ALL {
             let median =
@@ -95,23 +98,49 @@ fn glance(report: &Report, out: &mut String) {
                 (Some(ours), Some(theirs)) if theirs > 0.0 => format!("{:.2}", ours / theirs),
                 _ => "–".to_owned(),
             };
+            let times_as_fast = report.paired_ratio(&set.name, OWN, rival, phase).unwrap_or(seconds / own.max(1e-9));
             let peak = |tool: &str| median(tool, |run| run.memory_bytes_peak as f64 / MIB).unwrap_or_default();
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | {rival} | {} | {:.2} | {} | {:.0} | {:.0} | {} |",
+                "| {} | {} | {} | {rival} | {} | {:.2} | {} | {:.0} | {:.0} | {} | {} | {} |",
                 set.name,
                 phase.name(),
                 seconds_words(own),
                 seconds_words(seconds),
-                report.paired_ratio(&set.name, OWN, rival, phase).unwrap_or(seconds / own.max(1e-9)),
+                times_as_fast,
                 ratio(|run| run.cpu_seconds),
                 peak(OWN),
                 peak(rival),
                 ratio(|run| run.repository_bytes as f64),
+                smallest(report, &set.name, &rivals, phase),
+                outcome(times_as_fast, own, seconds),
             );
         }
     }
     out.push_str("\n*Times as fast* is the median of the ratios of paired runs.\n\n");
+}
+
+/// How a cell stands to the goal: twice as fast, or hardly slower where the rival takes no time worth halving.
+fn outcome(times_as_fast: f64, own_seconds: f64, rival_seconds: f64) -> &'static str {
+    if times_as_fast >= 2.0 {
+        "twice as fast"
+    } else if rival_seconds < SHORT_SECONDS && own_seconds <= rival_seconds + SHORT_SLACK_SECONDS {
+        "short, within 0.2 s"
+    } else if times_as_fast > 1.0 {
+        "faster"
+    } else {
+        "slower"
+    }
+}
+
+/// mover's repository beside that of the rival which stores least, and who that is.
+fn smallest(report: &Report, set: &str, rivals: &[&str], phase: Phase) -> String {
+    let bytes = |tool: &str| Some(report.spread(set, tool, phase, |run| run.repository_bytes as f64)?.median);
+    let sizes = rivals.iter().filter_map(|tool| Some((*tool, bytes(tool)?)));
+    match (bytes(OWN), sizes.min_by(|one, other| one.1.total_cmp(&other.1))) {
+        (Some(ours), Some((tool, theirs))) if theirs > 0.0 => format!("{:.2} ({tool})", ours / theirs),
+        _ => "–".to_owned(),
+    }
 }
 
 fn details(report: &Report, set: &DataSet, out: &mut String) {
@@ -217,7 +246,7 @@ fn wall_words(spread: Spread) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{one_line, report};
+    use super::{one_line, outcome, report};
     use crate::results::example;
 
     #[test]
@@ -227,6 +256,14 @@ mod tests {
         assert!(text.contains("| first | mover | 2.00 (1.00–3.00) |"), "{text}");
         assert!(text.contains("| restore | mover | 1.00 |") && text.contains("| 1, 1 equal |"), "{text}");
         assert!(text.contains("Not on the PATH, so not measured: kopia."));
+    }
+
+    #[test]
+    fn results_outcome_is_judged_by_the_goal() {
+        assert_eq!(outcome(2.0, 5.0, 10.0), "twice as fast");
+        assert_eq!(outcome(0.9, 1.1, 1.0), "short, within 0.2 s");
+        assert_eq!(outcome(1.5, 5.0, 7.5), "faster");
+        assert_eq!(outcome(0.5, 2.0, 1.0), "slower");
     }
 
     #[test]

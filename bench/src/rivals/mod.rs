@@ -8,7 +8,7 @@ mod cage;
 mod compare;
 mod machine;
 mod measure;
-mod processes;
+pub mod processes;
 pub mod record;
 mod session;
 pub mod statistics;
@@ -185,6 +185,7 @@ fn session<'s>(options: &Options, cage: &'s Cage, scratch: &'s Path, contenders:
         mount: None,
         namespace: None,
         host: None,
+        helpers: Vec::new(),
         environment: Vec::new(),
         chosen,
         phases: Phase::ALL.to_vec(),

@@ -82,28 +82,53 @@ fn parse_stat(text: &str, cores: &CpuSet) -> CpuTimes {
     times
 }
 
+/// CPU seconds of these processes, of their descendants, and of what these have reaped.
+fn seconds_of_trees(roots: &[u32]) -> f64 {
+    let all: Vec<u32> = roots.iter().flat_map(|root| tree(*root)).collect();
+    let read = |process: &u32| std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    all.iter().map(|process| parse_process_stat(&read(process))).sum()
+}
+
+fn parse_process_stat(text: &str) -> f64 {
+    // The name stands in brackets and may hold anything: fields are counted from behind it. 11 to 14 are utime, stime,
+    // cutime, cstime.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 /// Looks at the machine before and after a run.
-pub struct Surroundings {
+pub struct Surroundings<'h> {
     cores: CpuSet,
+    helpers: &'h [u32],
+    helpers_before: f64,
     before: CpuTimes,
     own_before: f64,
     started: Instant,
     calibration: f64,
 }
 
-impl Surroundings {
-    /// The look before.
-    pub fn before(cores: CpuSet) -> Surroundings {
+impl Surroundings<'_> {
+    /// The look before. What `helpers` and their children do is part of the run.
+    pub fn before(cores: CpuSet, helpers: &[u32]) -> Surroundings<'_> {
         let calibration = calibrate();
-        Surroundings { cores, before: now(&cores), own_before: own_seconds(), started: Instant::now(), calibration }
+        Surroundings {
+            cores,
+            helpers,
+            helpers_before: seconds_of_trees(helpers),
+            before: now(&cores),
+            own_before: own_seconds(),
+            started: Instant::now(),
+            calibration,
+        }
     }
 
     /// The look after: why the run was disturbed, if it was, and the slower one of both calibration loops.
     pub fn after(self, cpu_seconds: f64) -> (Option<String>, f64) {
         let wall = self.started.elapsed().as_secs_f64();
         let (after, own) = (now(&self.cores), own_seconds() - self.own_before);
+        let helped = seconds_of_trees(self.helpers) - self.helpers_before;
         let capacity = wall * f64::from(self.cores.count());
-        let other = after.busy - self.before.busy - cpu_seconds - own;
+        let other = after.busy - self.before.busy - cpu_seconds - own - helped;
         let stolen = after.stolen - self.before.stolen;
         (judge(other, stolen, capacity), self.calibration.max(calibrate()))
     }
@@ -140,13 +165,15 @@ fn calibrate() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CpuSet, CpuTimes, ReadBytes, judge, parse_io, parse_stat, resident_bytes, tree};
+    use super::{CpuSet, CpuTimes, ReadBytes, judge, parse_io, parse_process_stat, parse_stat, resident_bytes, tree};
 
     #[test]
     fn rivals_counters_of_proc_are_read() {
         let text = "rchar: 123\nwchar: 5\nsyscr: 1\nsyscw: 1\nread_bytes: 4096\nwrite_bytes: 8192\n";
         assert_eq!(parse_io(text), ReadBytes { physical: 4096, syscall: 123 });
         assert_eq!(parse_io(""), ReadBytes::default());
+        let process = "77 (a (strange) name) S 1 77 77 0 -1 4194560 10 0 0 0 120 30 40 10 20 0 1 0 100";
+        assert_eq!(parse_process_stat(process), 2.0);
         let mut first = CpuSet::new();
         first.set(1);
         let stat = "cpu 9 9 9 9 9 9 9 9\ncpu0 100 0 0 0 0 0 0 0\ncpu1 100 100 200 500 50 20 30 40 0 0\nintr 1\n";

@@ -137,6 +137,8 @@ pub struct Run {
     pub phase: Option<Phase>,
     /// Which round, from 1.
     pub round: u32,
+    /// Which repetition of the phase in its round, from 1: more than one of generations alone.
+    pub repeat: u32,
     /// Seconds from its start to its end.
     pub wall_seconds: f64,
     /// Seconds that a sync of the file system took after its end: what it left to others.
@@ -190,12 +192,12 @@ impl Report {
         Spread::of(self.cell(set, tool, phase).into_iter().map(figure))
     }
 
-    /// The median of how many times longer `other` took than `own` in the same round; `None` without a common round.
+    /// The median of how many times longer `other` took than `own` in the same round; `None` without a pair.
     pub fn paired_ratio(&self, set: &str, own: &str, other: &str, phase: Phase) -> Option<f64> {
         let (ours, theirs) = (self.cell(set, own, phase), self.cell(set, other, phase));
         let mut ratios = Vec::new();
-        for (mine, round) in ours.iter().map(|run| (run, run.round)) {
-            if let Some(pair) = theirs.iter().find(|run| run.round == round) {
+        for mine in ours {
+            if let Some(pair) = theirs.iter().find(|run| (run.round, run.repeat) == (mine.round, mine.repeat)) {
                 ratios.push(pair.wall_seconds / mine.wall_seconds.max(1e-9));
             }
         }

@@ -45,6 +45,8 @@ pub struct Session<'s> {
     pub namespace: Option<PathBuf>,
     /// How to reach a repository by the tool's own transport: values of `{host}`.
     pub host: Option<String>,
+    /// Processes that serve the tools and are no disturbance, with their children.
+    pub helpers: Vec<u32>,
     /// More environment for all tools.
     pub environment: Vec<(String, String)>,
     /// Values of words that the user chose.
@@ -221,7 +223,7 @@ impl<'r> Round<'r> {
         files::sync_file_system(self.session.scratch)?;
         self.warm(place)?;
         let before = disk_bytes(&place.repository)?;
-        let surroundings = Surroundings::before(self.session.cage.cores());
+        let surroundings = Surroundings::before(self.session.cage.cores(), &self.session.helpers);
         let restored_to = (phase == Phase::Restore).then_some(target.as_path());
         let measured = self.run(place, template, restored_to)?;
         let (disturbed, calibration) = surroundings.after(measured.cpu_seconds);
@@ -245,6 +247,7 @@ impl<'r> Round<'r> {
             failed: measured.failed,
             memory_samples: measured.memory_samples,
             told: told.lines,
+            repeat,
             ..self.empty_run(place, phase)
         };
         if phase == Phase::Restore {

@@ -191,7 +191,7 @@ pub const TOOLS: [Tool; 7] = [
         restored: Restored::Content,
         phases: &[Phase::First, Phase::Restore],
         remote: None,
-        note: "a plain copy for reference: no compression, no encryption, no deduplication, no sync",
+        note: "a plain copy for reference: no compression, no encryption, no deduplication, no sync; its restore copies the source",
     },
 ];
 
