@@ -153,7 +153,7 @@ fn begin(options: &Options, scratch: &Path, cage: &Cage, contenders: &[Contender
 fn command_line() -> String {
     let short = |argument: String| {
         let name = Path::new(&argument).file_name().map(|name| name.to_string_lossy().into_owned());
-        if argument.starts_with('/') { name.unwrap_or(argument) } else { argument }
+        if argument.starts_with(['/', '.']) { name.unwrap_or(argument) } else { argument }
     };
     std::env::args().map(short).collect::<Vec<_>>().join(" ")
 }

@@ -1,7 +1,7 @@
 //! What is written down of a measurement: one JSON document from which tables and plots are made later.
 //!
 //! Nothing here measures. Seconds, bytes and counts are in the units that their names end with; what a tool does not
-//! tell is absent, never zero.
+//! tell is absent, never zero. A field that an older document lacks has its default, so that old figures stay readable.
 
 use std::collections::BTreeMap;
 
@@ -47,6 +47,7 @@ impl Phase {
 
 /// One measurement session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Where it was measured.
     pub machine: Machine,
@@ -68,6 +69,7 @@ pub struct Report {
 
 /// The machine and its system.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Machine {
     /// Processor as it names itself.
     pub cpu: String,
@@ -87,6 +89,7 @@ pub struct Machine {
 
 /// The link between a tool and its repository.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Link {
     /// Rate that was set, in bits per second each way.
     pub rate_bits_per_second: u64,
@@ -102,6 +105,7 @@ pub struct Link {
 
 /// One tool.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ToolRecord {
     /// Its name here.
     pub name: String,
@@ -115,6 +119,7 @@ pub struct ToolRecord {
 
 /// One tree that is backed up.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DataSet {
     /// Name of the tree.
     pub name: String,
@@ -128,6 +133,7 @@ pub struct DataSet {
 
 /// One run of one tool.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Run {
     /// Name of the data set.
     pub set: String,
@@ -170,7 +176,7 @@ pub struct Run {
     /// Seconds since its start, resident bytes.
     pub memory_samples: Vec<(f64, u64)>,
     /// The tool's own figures, for those of `mover`.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<serde_json::Value>,
 }
 
