@@ -133,7 +133,7 @@ pub const TOOLS: [Tool; 7] = [
         restore: &["extract", "--sparse", "::{label}"],
         environment: &[
             ("BORG_REPO", "{repo}"),
-            ("BORG_PASSCOMMAND", "cat {key}"),
+            ("BORG_PASSPHRASE", "{password}"),
             ("BORG_BASE_DIR", "{state}"),
             ("BORG_RELOCATED_REPO_ACCESS_IS_OK", "yes"),
             ("BORG_EXIT_CODES", "modern"),
@@ -141,7 +141,7 @@ pub const TOOLS: [Tool; 7] = [
         restored: Restored::AbsolutePath,
         phases: &Phase::ALL,
         remote: Some("ssh://{host}{repo}"),
-        note: "lz4, its default; repokey-blake2; opened by a password from a file",
+        note: "lz4, its default; repokey-blake2; opened by a password in its environment",
     },
     Tool {
         name: "bupstash",
