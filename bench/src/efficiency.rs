@@ -49,7 +49,8 @@ pub fn backup(options: &Options) -> Result<bool> {
     finish(options, "backup", "unchanged second backup ÷ find -printf", runs)
 }
 
-/// Backs PATH up once and restores it `--runs` times into fresh targets.
+/// Backs PATH up once and restores it `--runs` times into fresh targets, which stay until the end: see
+/// [`files::create_attributes_rename`].
 pub fn restore(options: &Options) -> Result<bool> {
     let directory = limits::scratch(options)?;
     let path = during("find the path", options.path.canonicalize())?;
@@ -64,9 +65,8 @@ pub fn restore(options: &Options) -> Result<bool> {
         during("create the target", std::fs::create_dir(&target))?;
         files::sync_file_system(directory.path())?;
         let outcome = subject.restore(&target)?;
-        during("remove the target", std::fs::remove_dir_all(&target))?;
         files::sync_file_system(directory.path())?;
-        let theirs = copy_and_sync(&path, directory.path())?;
+        let theirs = copy_and_sync(&path, &directory.path().join(format!("copied-{run}")))?;
         let ours = outcome.spent.wall;
         runs.push(Paired { ideal: Ideal::of_restore(&limits, moved), moved, outcome, ours, theirs });
     }
@@ -129,12 +129,10 @@ fn find_seconds(path: &Path) -> Result<f64> {
     if status.success() { Ok(wall.elapsed().as_secs_f64()) } else { Err(format!("find ended with {status}")) }
 }
 
-fn copy_and_sync(path: &Path, scratch: &Path) -> Result<f64> {
-    let target = scratch.join("copied");
+fn copy_and_sync(path: &Path, target: &Path) -> Result<f64> {
     let wall = Instant::now();
-    let spent: Option<Spent> = reference::copy(path, &target)?;
-    files::sync_file_system(scratch)?;
+    let spent: Option<Spent> = reference::copy(path, target)?;
+    files::sync_file_system(target)?;
     let seconds = wall.elapsed().as_secs_f64();
-    during("remove the copy", reference::remove(&target))?;
     spent.map(|_| seconds).ok_or_else(|| "cp is missing".to_owned())
 }
