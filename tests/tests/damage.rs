@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use mover_tests::damage::{Damage, Hurt, damages};
 use mover_tests::mover::landed;
 use mover_tests::random::Random;
+use mover_tests::summary::json_lines;
 use mover_tests::tree::{KIB, MIB, files_below, small_files, write_random};
 use mover_tests::{Repo, exit};
 
 struct Fixture {
     repo: Repo,
     source: PathBuf,
+    /// The point of log number 1, before `later` was there.
+    first: String,
+    /// The point of log number 2.
     point: String,
 }
 
@@ -21,10 +25,10 @@ fn fixture() -> Fixture {
     let source = repo.directory("source");
     small_files(&source.join("small"), 120, 0, 9000, 1);
     write_random(&source.join("large"), 6 * MIB, 2);
-    repo.backup(&source);
+    let first = repo.backup(&source).point();
     write_random(&source.join("later"), 300 * KIB, 3);
     let point = repo.backup(&source).point();
-    Fixture { repo, source, point }
+    Fixture { repo, source, first, point }
 }
 
 /// What an object is, from its name.
@@ -38,6 +42,7 @@ fn kind(path: &Path) -> &'static str {
         ("index", _) => "index",
         ("log", "open") => "log/open",
         ("log", "done") => "log/done",
+        ("log", _) if parts.get(2) == Some(&"sealed") => "log/sealed",
         ("log", _) => "log/other",
         _ => "unknown",
     }
@@ -47,7 +52,7 @@ fn by_kind(repo: &Repo) -> Vec<(&'static str, PathBuf, u64)> {
     let mut all: Vec<_> = repo.objects().into_iter().map(|(path, bytes)| (kind(&path), path, bytes)).collect();
     all.sort();
     assert!(!all.iter().any(|object| object.0 == "unknown"), "an object outside the layout: {all:?}");
-    for needed in ["config", "keys", "packs", "index", "log/open", "log/done"] {
+    for needed in ["config", "keys", "packs", "index", "log/open", "log/done", "log/sealed"] {
         assert!(all.iter().any(|object| object.0 == needed), "no object of kind {needed}");
     }
     all
@@ -127,14 +132,126 @@ fn damage_of_the_config_is_noticed() {
     hurt_each("config", |_| true);
 }
 
-#[test]
-fn damage_of_recovery_points_is_noticed() {
-    hurt_each("log/done", |_| true);
+/// The log number that a record belongs to.
+fn number_of(path: &Path) -> u64 {
+    let number = path.components().nth(1).expect("log/<n>/…").as_os_str().to_str().expect("plain");
+    u64::from_str_radix(number, 16).expect("a log number")
+}
+
+/// Restores the point that the hurt record is not part of: all of it must come back, with this exit code.
+fn untouched_point_is_restored(fixture: &Fixture, path: &Path, what: &str, code: i32) {
+    let is_first = number_of(path) != 1;
+    let point = if is_first { &fixture.first } else { &fixture.point };
+    let target = fixture.repo.directory("untouched-target");
+    let run = fixture.repo.restore_run(point, &target, &[]);
+    assert_eq!(run.code, code, "{what}: {run}");
+    if code == exit::EXCEPTIONS {
+        assert!(run.text().contains("\"type\":\"problem\""), "{what}: the damaged record is not listed: {run}");
+    }
+    let wanted: Vec<_> =
+        files_below(&fixture.source).into_iter().filter(|(name, _)| !is_first || name != Path::new("later")).collect();
+    let place = landed(&target, &fixture.source);
+    assert_eq!(files_below(&place), wanted, "{what}");
+    for (name, _) in &wanted {
+        let same =
+            std::fs::read(fixture.source.join(name)).expect("read") == std::fs::read(place.join(name)).expect("read");
+        assert!(same, "{what}: {} came back with other bytes", name.display());
+    }
+    std::fs::remove_dir_all(&target).expect("remove the target");
+}
+
+/// Hurts records of one kind in every way. Damage in the log once stopped every restore, also of points that it did
+/// not concern: these must come back whole, with `code`, and verify must name the record.
+fn hurt_each_record(wanted: &str, code: i32) {
+    let fixture = fixture();
+    for (path, bytes) in chosen(&fixture.repo, wanted) {
+        for damage in damages(bytes, samples()) {
+            let what = format!("{} with {damage:?}", path.display());
+            let hurt = Hurt::inflict(&fixture.repo.place().join(&path), damage);
+            untouched_point_is_restored(&fixture, &path, &what, code);
+            let verified = fixture.repo.run("verify", &[] as &[&str]);
+            assert!(!verified.panicked(), "{what}: {verified}");
+            assert_eq!(verified.code, exit::FAILED, "{what}: {verified}");
+            let said = format!("{}{}", verified.text(), verified.stderr);
+            assert!(said.contains("log/"), "{what}: verify does not name the record: {verified}");
+            for misleading in ["update mover", "newer version", "rotation"] {
+                assert!(!said.contains(misleading), "{what}: damage is not told as damage: {verified}");
+            }
+            drop(hurt);
+        }
+    }
+    fixture.repo.verify_all();
+    assert_eq!(restore_is_right_or_fails(&fixture, "healed"), exit::DONE);
 }
 
 #[test]
-fn damage_of_registrations_is_noticed() {
-    hurt_each("log/open", |damage| damage != Damage::Delete);
+fn damage_of_recovery_points_is_noticed_and_others_are_restored() {
+    hurt_each_record("log/done", exit::EXCEPTIONS);
+}
+
+#[test]
+fn damage_of_registrations_is_noticed_and_all_points_are_restored() {
+    hurt_each_record("log/open", exit::EXCEPTIONS);
+}
+
+#[test]
+fn damage_of_sealed_records_is_noticed_and_costs_no_restore() {
+    hurt_each_record("log/sealed", exit::DONE);
+}
+
+/// With one record of an old run gone, every command that reads once gave nothing but an error that led in a circle.
+/// They go on with what is whole and end with 3; a backup is refused and says which object to put back.
+#[test]
+fn damage_of_an_old_record_stops_no_reader_and_tells_a_writer_what_to_put_back() {
+    let fixture = fixture();
+    let record = PathBuf::from("log/0000000000000001/done");
+    let hurt = Hurt::inflict(&fixture.repo.place().join(&record), Damage::Flip(20));
+    let point = fixture.point.as_str();
+    let file = fixture.source.join("later");
+    let file = file.to_str().expect("plain");
+    for arguments in [&["points"][..], &["ls", "latest"], &["diff", point, point], &["dump", point, file]] {
+        let run =
+            fixture.repo.run(arguments[0], &arguments[1..]).expect_error(exit::EXCEPTIONS, "log/0000000000000001/done");
+        assert!(run.stderr.contains("copy of the repository"), "{run}");
+    }
+    let listed = json_lines(&fixture.repo.run("points", &["--json"]).expect(exit::EXCEPTIONS).stdout);
+    let ids: Vec<_> = listed.iter().filter(|line| line["type"] == "point").map(|line| line["id"].clone()).collect();
+    assert_eq!(ids, [point]);
+    let dumped = fixture.repo.run("dump", &[point, file]);
+    assert_eq!(dumped.stdout, std::fs::read(file).expect("read"));
+    let refused = fixture.repo.run("backup", &[fixture.source.as_os_str()]);
+    let refused = refused.expect_error(exit::FAILED, "log/0000000000000001/done");
+    assert!(refused.stderr.contains("put that object back"), "{refused}");
+    drop(hurt);
+    fixture.repo.backup(&fixture.source);
+    fixture.repo.verify_all();
+}
+
+/// A repository put back from an older mirror could not be restored from, and nothing named the file on the client
+/// that remembers the newer state. Readers go on; the writer's message names that file, and without it all is well.
+#[test]
+fn damage_that_is_an_older_copy_in_place_is_read_and_can_be_accepted() {
+    let fixture = fixture();
+    let mirror = fixture.repo.scratch().join("mirror");
+    let copy = |from: &Path, to: &Path| {
+        assert!(mover_tests::skip::succeeds("cp", &["-a", from.to_str().expect("plain"), to.to_str().expect("plain")]));
+    };
+    copy(fixture.repo.place(), &mirror);
+    fixture.repo.backup(&fixture.source);
+    std::fs::remove_dir_all(fixture.repo.place()).expect("lose the repository");
+    copy(&mirror, fixture.repo.place());
+
+    let target = fixture.repo.directory("target");
+    let run = fixture.repo.restore_run("latest", &target, &[]).expect(exit::EXCEPTIONS);
+    assert_eq!(files_below(&landed(&target, &fixture.source)), files_below(&fixture.source), "{run}");
+    let state = fixture.repo.scratch().join("state/mover");
+    let memory = std::fs::read_dir(&state).expect("the memory").next().expect("a file").expect("a file").path();
+    let refused = fixture.repo.run("backup", &[fixture.source.as_os_str()]);
+    let refused = refused.expect_error(exit::FAILED, memory.to_str().expect("plain"));
+    assert!(refused.stderr.contains("given up"), "{refused}");
+    std::fs::remove_file(&memory).expect("accept the older state");
+    fixture.repo.backup(&fixture.source);
+    fixture.repo.verify_all();
 }
 
 #[test]

@@ -176,7 +176,10 @@ async fn prepare_and_run<R: Runtime>(
         Some(registration) => {
             Index::load_or_rebuild(&job.repository, registration.history(), shares.index_bytes).await?
         }
-        None => Index::load_or_rebuild(&job.repository, &job.repository.history().await?, shares.index_bytes).await?,
+        None => {
+            let (history, _) = job.repository.history_with_damage().await?;
+            Index::load_or_rebuild(&job.repository, &history, shares.index_bytes).await?
+        }
     };
     let chunks = Arc::new(ChunkReader::new(&job.repository, index.clone(), shares.pages_bytes));
     let scopes = select(job, &chunks).await?;

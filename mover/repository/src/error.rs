@@ -84,7 +84,7 @@ pub enum RepositoryError {
         object: String,
     },
     /// A number in `log/` is missing below one that exists.
-    #[error("the history has a gap: log record {number} is missing")]
+    #[error("{} is missing, and newer records are there", crate::log::open_name(*number))]
     HistoryGap {
         /// The missing number.
         number: LogNumber,
@@ -94,6 +94,8 @@ pub enum RepositoryError {
     HistoryAltered {
         /// Who saw what.
         reason: String,
+        /// The file on this machine that remembers it; none if a record of the repository does.
+        memory: Option<String>,
     },
     /// No recovery point of that name.
     #[error("there is no recovery point {spec}")]
@@ -162,13 +164,17 @@ impl RepositoryError {
             Self::BadCredential { .. } => {
                 "give a password that is not empty, or a key file of at least 32 random bytes"
             }
-            Self::Corrupt { .. } | Self::MissingObject { .. } => {
-                "run `mover verify` to see what is affected; `mover repair index` rebuilds a damaged index"
-            }
+            Self::Corrupt { object, .. } | Self::MissingObject { object } => return Some(damage_guidance(object)),
             Self::NewerFormat { .. } => "update mover on this machine",
             Self::UnknownGeneration { .. } => "use a key that was made after the last key rotation",
-            Self::HistoryGap { .. } | Self::HistoryAltered { .. } => {
-                "somebody removed or rolled back objects of this repository: look at the store's own log before going on"
+            Self::HistoryGap { number } => return Some(damage_guidance(&crate::log::open_name(*number))),
+            Self::HistoryAltered { memory: None, .. } => return Some(damage_guidance(crate::log::LOG_PREFIX)),
+            Self::HistoryAltered { memory: Some(file), .. } => {
+                return Some(format!(
+                    "somebody removed or rolled back objects of this repository; if you put an older copy in its place, \
+                     delete {file} to accept that state: backups made since then are given up, and another rollback \
+                     to it would not be noticed. Reading goes on meanwhile"
+                ));
             }
             Self::NoSuchPoint { .. } => "list what there is with `mover points`",
             Self::AmbiguousPoint { .. } => "give more digits of the id, or `--set`",
@@ -176,6 +182,31 @@ impl RepositoryError {
             Self::NotSupported { .. } | Self::LimitExceeded { .. } => return None,
         };
         Some(text.to_owned())
+    }
+
+    /// The object that is damaged or missing, where the message names one.
+    pub fn object(&self) -> Option<String> {
+        match self {
+            Self::Corrupt { object, .. }
+            | Self::MissingObject { object }
+            | Self::NewerFormat { object, .. }
+            | Self::UnknownGeneration { object, .. }
+            | Self::NoReadKey { object } => Some(object.clone()),
+            Self::HistoryGap { number } => Some(crate::log::open_name(*number)),
+            Self::HistoryAltered { .. } => Some(crate::log::LOG_PREFIX.to_owned()),
+            Self::Storage(error) => Some(error.object.clone()),
+            _ => None,
+        }
+    }
+
+    /// What is wrong, without the object that [`RepositoryError::object`] names.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Corrupt { reason, .. } => reason.clone(),
+            Self::MissingObject { .. } => "missing".to_owned(),
+            Self::HistoryGap { .. } => "missing, and newer records are there".to_owned(),
+            other => other.to_string(),
+        }
     }
 
     /// True if the cause is a full store.

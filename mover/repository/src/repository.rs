@@ -212,7 +212,8 @@ impl Repository {
         self.inner.config.repository
     }
 
-    /// Registers a run: takes the next free log number, then reads the history.
+    /// Registers a run: takes the next free log number, then reads the history. A reader gets what is
+    /// left of a damaged one, and [`Registration::damage`] lists the rest; others are refused.
     ///
     /// # Errors
     /// As [`Repository::history`]; [`RepositoryError::LimitExceeded`] for names that are too long.
@@ -226,18 +227,19 @@ impl Repository {
     /// [`RepositoryError::HistoryGap`], [`RepositoryError::HistoryAltered`],
     /// [`RepositoryError::Corrupt`], storage errors.
     pub async fn history(&self) -> Result<History> {
-        self.history_at_least(LogNumber::default()).await
+        let (history, damage) = self.history_with_damage().await?;
+        damage.into_iter().next().map_or(Ok(history), Err)
     }
 
-    /// Reads what can be read of a damaged history: for `verify`, and to restore points whose
-    /// records are whole. The second part lists what cannot; digests are not compared.
+    /// Reads what can be read of a damaged history: for all who only read, so that points whose records
+    /// are whole can be restored whatever happened to others. The second part lists what is wrong:
+    /// records that are damaged or missing; or, if all are whole, that they are not those which the
+    /// newest outcome or this client has seen.
     ///
     /// # Errors
-    /// Storage errors that a retry may cure.
+    /// The store does not answer.
     pub async fn history_with_damage(&self) -> Result<(History, Vec<RepositoryError>)> {
-        let mut damage = Vec::new();
-        let history = log::read_history(self, LogNumber::default(), Some(&mut damage)).await?;
-        Ok((history, damage))
+        self.reading(LogNumber::default()).await
     }
 
     /// Adds a key slot.
@@ -253,6 +255,11 @@ impl Repository {
         let (_, name, slot) = seal_slot(&self.inner.blocking, secrets, credential, stretching).await?;
         keys::store_slot(self.backend().as_ref(), &name, slot).await?;
         Ok(name)
+    }
+
+    /// The file in which this client remembers what it saw.
+    pub(crate) fn memory_file(&self) -> Option<PathBuf> {
+        self.inner.memory.as_ref().map(|memory| memory.path().to_owned())
     }
 
     /// What this client saw last.

@@ -34,7 +34,7 @@ struct Counts {
 /// Compares.
 pub fn run(session: &Session, args: &DiffArgs) -> Result<Exit> {
     let opened = repository::open(session)?;
-    let history = block_on(opened.history())?;
+    let (history, exceptions) = repository::history(session, &opened)?;
     let older = repository::find_point(&history, &args.older, args.set.as_deref())?;
     let newer = repository::find_point(&history, &args.newer, args.set.as_deref())?;
     let chunks = repository::chunk_reader(session, &opened, &history)?;
@@ -50,15 +50,17 @@ pub fn run(session: &Session, args: &DiffArgs) -> Result<Exit> {
         }
         merge(session, &chunks, before.as_ref(), after.as_ref(), &mut counts)?;
     }
+    let exit = Exit::from_exceptions(exceptions);
     let fields = json!({
         "added": counts.added,
         "removed": counts.removed,
         "content_changed": counts.content,
         "type_changed": counts.types,
         "attributes_changed": counts.attributes,
+        "exit_code": exit.code(),
     });
     session.output.object("summary", fields)?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// A manifest with its next entry at hand.

@@ -18,11 +18,11 @@ pub fn run(session: &Session, args: &DumpArgs) -> Result<Exit> {
         return Err(CliError::usage("dump prints the bytes of a file, not JSON", "leave --json away"));
     }
     let opened = repository::open(session)?;
-    let history = block_on(opened.history())?;
+    let (history, exceptions) = repository::history(session, &opened)?;
     let point = repository::find_point(&history, &args.point, args.set.as_deref())?;
     let chunks = repository::chunk_reader(session, &opened, &history)?;
     let found = entries::find(&chunks, &point, &args.path)?;
-    let Some(first) = found.first() else { return Ok(Exit::Done) };
+    let Some(first) = found.first() else { return Ok(Exit::from_exceptions(exceptions)) };
     let path = entries::absolute(first.fileset, &first.entry.path);
     let refusal = match &first.entry.kind {
         Kind::File | Kind::HardLink { .. } => None,
@@ -48,7 +48,7 @@ pub fn run(session: &Session, args: &DumpArgs) -> Result<Exit> {
     };
     let dumped = block_on(dump_file(&chunks, &first.fileset.root, &first.entry.path, ahead, write));
     match (dumped, closed) {
-        (Ok(_), _) => Ok(Exit::Done),
+        (Ok(_), _) => Ok(Exit::from_exceptions(exceptions)),
         // a reader that has seen enough is no failure of ours
         (Err(_), Some(error)) => Err(error),
         (Err(failure), None) => Err(failure.into()),

@@ -21,7 +21,7 @@ const PASSED_MAX: u32 = 64;
 /// Lists.
 pub fn run(session: &Session, args: &LsArgs) -> Result<Exit> {
     let opened = repository::open(session)?;
-    let history = block_on(opened.history())?;
+    let (history, exceptions) = repository::history(session, &opened)?;
     let point = repository::find_point(&history, &args.point, args.set.as_deref())?;
     let chunks = repository::chunk_reader(session, &opened, &history)?;
     let found = match &args.path {
@@ -40,8 +40,10 @@ pub fn run(session: &Session, args: &LsArgs) -> Result<Exit> {
             count += list(session, &chunks, fileset, &entry.path, args.recursive)?;
         }
     }
-    session.output.object("summary", json!({ "point": point.id.to_string(), "entries": count }))?;
-    Ok(Exit::Done)
+    let exit = Exit::from_exceptions(exceptions);
+    let fields = json!({ "point": point.id.to_string(), "entries": count, "exit_code": exit.code() });
+    session.output.object("summary", fields)?;
+    Ok(exit)
 }
 
 fn roots<'p>(chunks: &Arc<ChunkReader>, point: &'p RecoveryPoint) -> Result<Vec<Found<'p>>> {

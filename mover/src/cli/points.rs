@@ -1,6 +1,5 @@
 //! `mover points`: the recovery points, oldest first.
 
-use futures_lite::future::block_on;
 use mover_repository::limits::FORMAT_VERSION;
 use mover_repository::log::{Grade, RecoveryPoint, Totals};
 use serde_json::{Map, Value, json};
@@ -17,7 +16,7 @@ use super::units::human_bytes;
 /// Lists them.
 pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     let opened = repository::open(session)?;
-    let history = block_on(opened.history())?;
+    let (history, exceptions) = repository::history(session, &opened)?;
     let output = &session.output;
     let mut table = Table::new(&["id", "time", "set", "host", "tags", ">size", ">new", "grade", ">errors"]);
     let mut count = 0u64;
@@ -48,9 +47,15 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     if count == 0 {
         output.say("no recovery point yet: make one with `mover backup`")?;
     }
-    let fields = json!({ "repository": opened.id().to_string(), "points": count, "draft": FORMAT_VERSION == 0 });
+    let exit = Exit::from_exceptions(exceptions);
+    let fields = json!({
+        "repository": opened.id().to_string(),
+        "points": count,
+        "draft": FORMAT_VERSION == 0,
+        "exit_code": exit.code(),
+    });
     output.object("summary", fields)?;
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// The name of a grade.

@@ -5,7 +5,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_lite::future::block_on;
 use mover_actors::restore::file_target::{FileTarget, FileTargetOptions};
 use mover_actors::restore::pipeline::{RestoreJob, run_restore};
 use mover_actors::restore::report::RestoreReport;
@@ -31,9 +30,9 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
         true => None,
         false => repository::register_reader(session, &opened, args.set.as_deref().unwrap_or_default())?,
     };
-    let history = match &registration {
-        Some(registration) => registration.history().clone(),
-        None => block_on(opened.history())?,
+    let (history, damaged_records) = match &registration {
+        Some(registration) => (registration.history().clone(), repository::list_damage(session, registration.damage())),
+        None => repository::history(session, &opened)?,
     };
     let point = repository::find_point(&history, &args.point, args.set.as_deref())?;
     let settings = &session.resolved.settings.restore;
@@ -53,7 +52,7 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
     let report = engine
         .run(session, view, move |runtime, progress, stop| run_restore(runtime, job, progress, stop))
         .map_err(|error| name_target(error, args.target.as_deref()))?;
-    print(session, args, &report, started.elapsed())
+    print(session, args, &report, started.elapsed(), damaged_records)
 }
 
 /// The pipeline knows paths below the target; a person wants to know which target it was.
@@ -130,9 +129,15 @@ pub fn list_problems(output: &Output, report: &RestoreReport, target: &Path) -> 
     all
 }
 
-fn print(session: &Session, args: &RestoreArgs, report: &RestoreReport, took: std::time::Duration) -> Result<Exit> {
+fn print(
+    session: &Session,
+    args: &RestoreArgs,
+    report: &RestoreReport,
+    took: std::time::Duration,
+    damaged_records: u64,
+) -> Result<Exit> {
     let output = &session.output;
-    let exceptions = list_problems(output, report, args.target.as_deref().unwrap_or(Path::new("/")));
+    let exceptions = damaged_records + list_problems(output, report, args.target.as_deref().unwrap_or(Path::new("/")));
     let totals = &report.totals;
     let verb = if report.dry_run { "would restore" } else { "restored" };
     output.say(&format!(

@@ -10,12 +10,12 @@ use std::time::Instant;
 use futures_lite::future::block_on;
 use mover_repository::log::Outcome;
 use mover_repository::repository::Repository;
-use mover_repository::verify::{Data, VerifyError, VerifyOptions, VerifyProgress, VerifyReport, verify};
+use mover_repository::verify::{Data, VerifyOptions, VerifyProgress, VerifyReport, verify};
 use serde_json::{Map, Value, json};
 
 use super::Session;
 use super::args::VerifyArgs;
-use super::error::{CliError, Result};
+use super::error::Result;
 use super::exit::Exit;
 use super::progress_view::{ProgressView, Snapshot};
 use super::repository;
@@ -25,18 +25,14 @@ use super::units::{DataShare, human_bytes, human_count, human_duration};
 /// Checks.
 pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit> {
     let opened = repository::open(session)?;
-    // the only check that compares what the records have seen of each other; its finding is one of many
-    let registration = repository::register_reader(session, &opened, "");
-    let (registration, history_error) = match registration {
-        Ok(registration) => (registration, None),
-        Err(error) => (None, Some(error)),
-    };
+    // what cannot be registered is checked all the same
+    let registration = repository::register_reader(session, &opened, "").unwrap_or_else(|error| {
+        session.output.note(&format!("verifying without a registration: {error}"));
+        None
+    });
     let options = options(session, args);
     let started = Instant::now();
-    let mut report = check(session, &opened, &options)?;
-    if let Some(error) = history_error {
-        add_history_error(&mut report, error);
-    }
+    let report = check(session, &opened, &options)?;
     if let Some(registration) = registration {
         let reason = if report.is_clean() { "verified" } else { "verified, damage found" };
         block_on(registration.commit(Outcome::Ended { reason: reason.to_owned() }))?;
@@ -74,14 +70,6 @@ fn check(session: &Session, opened: &Repository, options: &VerifyOptions) -> Res
         bytes.fetch_max(now.bytes, Ordering::Relaxed);
     };
     Ok(verify(opened, options, &progress)?)
-}
-
-fn add_history_error(report: &mut VerifyReport, error: CliError) {
-    let is_known = report.errors.iter().any(|known| error.message.contains(&known.reason));
-    if !is_known {
-        report.errors_total += 1;
-        report.errors.push(VerifyError { object: "log".to_owned(), reason: error.message });
-    }
 }
 
 fn print(session: &Session, report: &VerifyReport, started: Instant) -> Result<Exit> {

@@ -1,9 +1,9 @@
 //! The plain header that every object begins with, and the additional authenticated data (AAD)
 //! that binds each frame to its place.
 //!
-//! A header is 32 bytes and is part of the AAD, so no bit of it can be changed unnoticed. A
-//! reader refuses a newer format version and unknown must-understand bits before it looks at
-//! anything else.
+//! A header is 32 bytes and is part of the AAD, so no bit of it can be changed unnoticed. It is
+//! read before anything authenticates it, so a newer format version or an unknown must-understand
+//! bit is believed only where all else is as it should be.
 
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
@@ -18,6 +18,8 @@ pub const SUITE: u8 = 1;
 
 const MAGIC: [u8; 8] = *b"mover\r\n\x1a";
 const MUST_UNDERSTAND_KNOWN: u32 = 0;
+/// How far ahead of this version a format or a suite may be and still be taken for one.
+const FORMATS_AHEAD_MAX: u8 = 3;
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +83,7 @@ impl Header {
     ///
     /// # Errors
     /// [`RepositoryError::NewerFormat`] if the version, the suite or a must-understand bit is
-    /// unknown; [`RepositoryError::Corrupt`] for anything else. `name` is for the message.
+    /// unknown and all else is as it should be; [`RepositoryError::Corrupt`] for anything else. `name` is for the message.
     pub fn decode(object: &[u8], kind: ObjectKind, name: &str) -> Result<Self> {
         let header = Self::decode_any(object, name)?;
         if header.kind != kind {
@@ -107,13 +109,17 @@ impl Header {
         if magic != MAGIC {
             return Err(RepositoryError::corrupt(name, "it does not begin as a mover object"));
         }
-        if version > FORMAT_VERSION || suite != SUITE || must_understand & !MUST_UNDERSTAND_KNOWN != 0 {
-            return Err(RepositoryError::NewerFormat { object: name.to_owned(), version });
-        }
         let kind = ObjectKind::from_byte(kind)
             .ok_or_else(|| RepositoryError::corrupt(name, "the header names an unknown kind of object"))?;
         if reserved != 0 || reserved_tail != 0 {
             return Err(RepositoryError::corrupt(name, "reserved bytes of the header are not zero"));
+        }
+        // Nothing has authenticated these bytes yet. Formats count by one: a number far ahead is damage.
+        if version > FORMAT_VERSION + FORMATS_AHEAD_MAX || suite > SUITE + FORMATS_AHEAD_MAX {
+            return Err(RepositoryError::corrupt(name, "the header names a format that cannot exist yet"));
+        }
+        if version > FORMAT_VERSION || suite != SUITE || must_understand & !MUST_UNDERSTAND_KNOWN != 0 {
+            return Err(RepositoryError::NewerFormat { object: name.to_owned(), version });
         }
         Ok(Self { kind, may_ignore, generation })
     }

@@ -184,13 +184,14 @@ impl Secrets {
     /// pack id), an index segment (salt: segment id) or a small object (salt: random, stored).
     ///
     /// # Errors
-    /// [`RepositoryError::UnknownGeneration`] naming `object`.
+    /// [`RepositoryError::UnknownGeneration`] naming `object`, or [`RepositoryError::Corrupt`] if there
+    /// can be no such generation.
     pub fn structure_key(&self, generation: u32, kind: ObjectKind, salt: &[u8; 32], object: &str) -> Result<FrameKey> {
         let key = self
             .structure
             .iter()
             .find(|key| key.generation == generation)
-            .ok_or_else(|| RepositoryError::UnknownGeneration { object: object.to_owned(), generation })?;
+            .ok_or_else(|| unknown_generation(object, generation, self.structure_generation()))?;
         Ok(FrameKey(derive(derive::STRUCTURE_OBJECT, &[key.secret.as_slice(), &[kind as u8], salt])))
     }
 
@@ -210,11 +211,10 @@ impl Secrets {
     /// [`RepositoryError::Corrupt`].
     pub fn unwrap_pack_key(&self, pack: &PackId, block: &KeyBlock, object: &str) -> Result<FrameKey> {
         let generation = block.generation();
-        let read = self
-            .read
-            .iter()
-            .find(|key| key.generation == generation)
-            .ok_or_else(|| RepositoryError::UnknownGeneration { object: object.to_owned(), generation })?;
+        let read =
+            self.read.iter().find(|key| key.generation == generation).ok_or_else(|| {
+                unknown_generation(object, generation, self.read.last().map_or(0, |key| key.generation))
+            })?;
         let private = read.private.as_ref().ok_or_else(|| RepositoryError::NoReadKey { object: object.to_owned() })?;
         hpke::unwrap(private, &self.repository, pack, block)
             .map_err(|_| RepositoryError::corrupt(object, "its key block does not open"))
@@ -280,6 +280,15 @@ impl Secrets {
         decoder.finish()?;
         Ok(Self::assemble(repository, id, cut, structure, read, signing, admins))
     }
+}
+
+/// The generation stands where no key has authenticated it yet. Rotations count by one, so the next one may
+/// exist although this key slot was made before it; any other number is damage.
+fn unknown_generation(object: &str, generation: u32, newest: u32) -> RepositoryError {
+    if newest.checked_add(1) == Some(generation) {
+        return RepositoryError::UnknownGeneration { object: object.to_owned(), generation };
+    }
+    RepositoryError::corrupt(object, format!("it names key generation {generation}; the newest known one is {newest}"))
 }
 
 fn secret(decoder: &mut Decoder<'_>) -> std::result::Result<Key, DecodeError> {
@@ -356,6 +365,11 @@ mod tests {
             secrets.structure_key(2, ObjectKind::LogRecord, &salt, "x"),
             Err(RepositoryError::UnknownGeneration { generation: 2, .. })
         ));
+        // No advice about key rotations because of one flipped bit.
+        for generation in [0, 3, 17, u32::MAX] {
+            let refused = secrets.structure_key(generation, ObjectKind::LogRecord, &salt, "x");
+            assert!(matches!(refused, Err(RepositoryError::Corrupt { .. })), "{generation}");
+        }
         let gear = secrets.gear();
         let distinct: std::collections::HashSet<u64> = gear.iter().copied().collect();
         assert_eq!(distinct.len(), 256);

@@ -3,6 +3,7 @@
 //! Plain data, cheap to ask, shared behind `Arc` where needed. Memory: one entry a log record,
 //! about the size of the record.
 
+use super::done_name;
 use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::{RecoveryPoint, SealedFileset};
@@ -11,6 +12,7 @@ use crate::crypto::VerifyingKey;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, PackId};
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 /// Whether an outcome counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +29,10 @@ pub enum Standing {
 pub struct LogEntry {
     /// Its number.
     pub number: LogNumber,
-    /// Who and what for.
-    pub open: OpenRecord,
-    /// The key that it introduced.
+    /// Who and what for; none if that record is lost and its outcome is not, as only a lenient reading
+    /// lets pass.
+    pub open: Option<OpenRecord>,
+    /// The key that it introduced; without the record, the one that signed the outcome.
     pub signer: VerifyingKey,
     /// Its outcome, whether it counts or not.
     pub done: Option<DoneRecord>,
@@ -132,17 +135,21 @@ impl History {
             .filter_map(|entry| entry.done.as_ref().map(|done| (entry.number, &done.seen)))
             .max_by_key(|(_, seen)| seen.below);
         let Some((number, seen)) = seen_most else { return Ok(()) };
-        self.check_seen(seen, &format!("log record {number}"))
+        self.check_seen(seen, &format!("the writer of {}", done_name(number)), None)
     }
 
-    /// Checks what `witness` saw against what there is now.
-    pub(crate) fn check_seen(&self, seen: &Seen, witness: &str) -> Result<()> {
+    /// Checks what `witness` saw against what there is now; `memory` is the file that says so, if it is
+    /// one on this machine.
+    pub(crate) fn check_seen(&self, seen: &Seen, witness: &str, memory: Option<&Path>) -> Result<()> {
+        let altered = |reason: String| {
+            let memory = memory.map(|file| file.display().to_string());
+            RepositoryError::HistoryAltered { reason: format!("{witness} {reason}"), memory }
+        };
         if seen.below.0 > self.highest().0 + 1 {
-            let reason = format!("{witness} has seen records up to {}, now they end at {}", seen.below, self.highest());
-            return Err(RepositoryError::HistoryAltered { reason });
+            let (seen_last, last) = (LogNumber(seen.below.0 - 1), self.highest());
+            return Err(altered(format!("has seen log records up to {seen_last}, now they end at {last}")));
         }
-        seen.check(|number| self.outcome_hash(number))
-            .map_err(|reason| RepositoryError::HistoryAltered { reason: format!("{witness}: {reason}") })
+        seen.check(|number| self.outcome_hash(number)).map_err(altered)
     }
 
     /// All recovery points that are not forgotten, oldest first by log number.
@@ -212,7 +219,8 @@ impl History {
 
     /// Writers without an outcome that counts: running, or crashed.
     pub fn open_writers(&self) -> impl Iterator<Item = &LogEntry> {
-        self.entries.iter().filter(|entry| entry.open.role == Role::Writer && entry.outcome().is_none())
+        let is_writer = |entry: &&LogEntry| entry.open.as_ref().is_some_and(|open| open.role == Role::Writer);
+        self.entries.iter().filter(is_writer).filter(|entry| entry.outcome().is_none())
     }
 
     /// Finds a recovery point by a prefix of its id, or `latest`, optionally within one set.
@@ -255,7 +263,7 @@ impl History {
 /// (What a single record can tell was judged when it was read.)
 fn refuse_what_may_not_be_done(entries: &mut [LogEntry]) {
     let introduced: HashMap<LogNumber, VerifyingKey> =
-        entries.iter().map(|entry| (entry.number, entry.signer)).collect();
+        entries.iter().filter(|entry| entry.open.is_some()).map(|entry| (entry.number, entry.signer)).collect();
     for entry in entries {
         let Some(done) = &entry.done else { continue };
         let Outcome::Fence { by, .. } = &done.outcome else { continue };

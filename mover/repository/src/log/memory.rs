@@ -4,6 +4,7 @@
 //! file. Both let whoever saw a newer state notice that a record was hidden or rolled back. The
 //! memory is advice for one machine: losing it loses that notice and nothing else.
 
+use super::done_name;
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::ids::{LogNumber, ObjectId};
 use std::fs;
@@ -39,7 +40,12 @@ impl Seen {
         Self { below, without, digest: *hasher.finalize().as_bytes() }
     }
 
-    /// Compares with what there is now. `Err` says what is different.
+    /// What somebody saw who had looked at nothing: it witnesses nothing.
+    pub(crate) fn nothing() -> Self {
+        Self::of(super::FIRST, |_| None)
+    }
+
+    /// Compares with what there is now. `Err` says what the witness had seen.
     pub(crate) fn check(&self, outcome_hash: impl Fn(LogNumber) -> Option<[u8; 32]>) -> Result<(), String> {
         let mut without = self.without.iter().copied().peekable();
         let mut hasher = blake3::Hasher::new();
@@ -49,11 +55,11 @@ impl Seen {
             }
             match outcome_hash(number) {
                 Some(hash) => add_outcome(&mut hasher, number, &hash),
-                None => return Err(format!("the outcome of log record {number} was seen before and is gone")),
+                None => return Err(format!("had seen {}, which is gone", done_name(number))),
             }
         }
         if *hasher.finalize().as_bytes() != self.digest {
-            return Err(format!("an outcome below log record {} is not the one that was seen before", self.below));
+            return Err(format!("had seen other outcomes below log record {} than there are now", self.below));
         }
         Ok(())
     }
@@ -94,6 +100,11 @@ impl ClientMemory {
     /// The memory of `repository` in a cache directory, which is created when needed.
     pub fn new(directory: &Path, repository: &ObjectId) -> Self {
         Self { path: directory.join(format!("{repository}.seen")) }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What was seen last. A missing or damaged file is `None`: it is advice. Blocks.

@@ -14,6 +14,7 @@ use crate::io::in_parallel;
 use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::repository::Repository;
 use bytes::Bytes;
+use std::future::Future;
 
 /// Numbers read at a time, each by two GETs. Enough to hide the round trips of an object store.
 const NUMBERS_IN_FLIGHT: usize = 16;
@@ -22,9 +23,13 @@ const NUMBERS_A_WINDOW: u64 = 512;
 
 /// What was read of one number.
 struct NumberRead {
-    entry: LogEntry,
+    entry: Option<LogEntry>,
     done_hash: Option<[u8; 32]>,
+    damage: Option<RepositoryError>,
 }
+
+/// A history, and what of it could not be read.
+pub(crate) type Reading = (History, Vec<RepositoryError>);
 
 /// The highest number that a listing shows. A hint: others may exist.
 pub(super) async fn highest_listed(backend: &dyn Backend) -> Result<LogNumber> {
@@ -34,62 +39,65 @@ pub(super) async fn highest_listed(backend: &dyn Backend) -> Result<LogNumber> {
 
 /// Reads the history up to the highest number there is, at least up to `known`.
 ///
-/// With `damage`, records that cannot be read and gaps are collected there and left out of the
-/// history, and digests are not compared; without, they are errors.
-pub(crate) async fn read_history(
-    repository: &Repository,
-    known: LogNumber,
-    mut damage: Option<&mut Vec<RepositoryError>>,
-) -> Result<History> {
+/// Records that cannot be read, gaps, and outcomes that differ from what their successors or this
+/// client saw are collected in the second part: who only reads goes on with the rest, who writes does
+/// not. Digests are compared only if every record is whole: what a damaged one held is not known.
+/// What follows from damage that is told already is not told again.
+pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> Result<Reading> {
+    // First: another process of this client may remember more while the history is read.
+    let remembered = repository.remembered().await;
     let known = highest_listed(repository.backend().as_ref()).await?.max(known);
-    let (mut entries, mut hashes) = (Vec::new(), Vec::new());
+    let (mut entries, mut hashes, mut damage) = (Vec::new(), Vec::new(), Vec::new());
     let mut next = FIRST.0;
-    loop {
+    'windows: loop {
         let is_known = next <= known.0;
         let window_end = if is_known { known.0.min(next + NUMBERS_A_WINDOW - 1) } else { next };
         let reads = (next..=window_end).map(|number| read_number(repository, LogNumber(number)));
         let mut found_in_window = 0;
         for (number, read) in (next..=window_end).zip(in_parallel(NUMBERS_IN_FLIGHT, reads).await) {
+            // A number that was not known may be taken and decided between its two reads.
+            let read =
+                read?.filter(|read| is_known || !matches!(read.damage, Some(RepositoryError::HistoryGap { .. })));
             match read {
-                Ok(Some(read)) => {
+                Some(read) => {
                     found_in_window += 1;
                     hashes.push(read.done_hash);
-                    entries.push(read.entry);
+                    entries.extend(read.entry);
+                    damage.extend(read.damage);
                 }
-                Ok(None) if !is_known => return finish(repository, entries, hashes, damage.is_some()).await,
-                Ok(None) => match &mut damage {
-                    Some(damage) => {
-                        damage.push(RepositoryError::HistoryGap { number: LogNumber(number) });
-                        hashes.push(None);
-                    }
-                    None => return Err(RepositoryError::HistoryGap { number: LogNumber(number) }),
-                },
-                Err(error) => match &mut damage {
-                    Some(damage) if !error.retryable() => {
-                        found_in_window += 1;
-                        damage.push(error);
-                        hashes.push(None);
-                    }
-                    _ => return Err(error),
-                },
+                None if !is_known => break 'windows,
+                None => {
+                    damage.push(RepositoryError::HistoryGap { number: LogNumber(number) });
+                    hashes.push(None);
+                }
             }
         }
         if is_known && found_in_window == 0 {
-            return finish(repository, entries, hashes, damage.is_some()).await;
+            break;
         }
         next = window_end + 1;
     }
+    // A store that answers nothing is no damaged history.
+    if entries.is_empty()
+        && let Some(at) = damage.iter().position(RepositoryError::retryable)
+    {
+        return Err(damage.swap_remove(at));
+    }
+    let mut history = History::new(entries, hashes);
+    if damage.is_empty() {
+        history = compared(repository, history, &mut damage).await?;
+    }
+    if damage.is_empty() {
+        let memory = repository.memory_file();
+        let seen = remembered.map(|seen| history.check_seen(&seen, "this client", memory.as_deref()));
+        damage.extend(seen.and_then(Result::err));
+    }
+    Ok((history, damage))
 }
 
-/// Puts the history together and compares it with what its outcomes saw.
-async fn finish(
-    repository: &Repository,
-    entries: Vec<LogEntry>,
-    hashes: Vec<Option<[u8; 32]>>,
-    is_lenient: bool,
-) -> Result<History> {
-    let history = History::new(entries, hashes);
-    if is_lenient || history.check_newest().is_ok() {
+/// Compares a whole history with what its newest outcome saw.
+async fn compared(repository: &Repository, history: History, damage: &mut Vec<RepositoryError>) -> Result<History> {
+    if history.check_newest().is_ok() {
         return Ok(history);
     }
     // A run may have committed after its number was read and before a later one was, whose
@@ -98,35 +106,67 @@ async fn finish(
     let (mut entries, mut hashes) = history.into_parts();
     let reads = open_numbers.into_iter().map(|number| read_number(repository, number));
     for read in in_parallel(NUMBERS_IN_FLIGHT, reads).await {
-        let Some(read) = read? else { continue };
-        let index = (read.entry.number.0 - FIRST.0) as usize;
-        hashes[index] = read.done_hash;
-        entries[index] = read.entry;
+        let Some(NumberRead { entry: Some(entry), done_hash, damage: None }) = read? else { continue };
+        let index = (entry.number.0 - FIRST.0) as usize;
+        hashes[index] = done_hash;
+        entries[index] = entry;
     }
     let history = History::new(entries, hashes);
-    history.check_newest()?;
+    damage.extend(history.check_newest().err());
     Ok(history)
 }
 
-/// `None` if the number has no `open` record.
+/// `None` if the number has neither registration nor outcome.
 async fn read_number(repository: &Repository, number: LogNumber) -> Result<Option<NumberRead>> {
     let (open_object_name, done_object_name) = (open_name(number), done_name(number));
-    let open_read = repository.backend().get(&open_object_name, LOG_RECORD_BYTES_MAX as u64);
-    let done_read = repository.backend().get(&done_object_name, LOG_RECORD_BYTES_MAX as u64);
-    let Some(open_object) = if_found(open_read.await)? else { return Ok(None) };
-    let done_object = if_found(done_read.await)?;
-
-    let secrets = repository.secrets();
-    let (signer, open) = decode_open(secrets, &open_object_name, &open_object)?;
-    let mut entry = LogEntry { number, open, signer, done: None, standing: Standing::Counts };
-    let mut done_hash = None;
-    if let Some(object) = done_object {
-        done_hash = Some(*blake3::hash(&object).as_bytes());
-        let done = decode_done(secrets, &done_object_name, &object)?;
-        entry.standing = standing(secrets, &entry.signer, &done);
-        entry.done = Some(done);
+    let (open_read, done_read) =
+        (read_record(repository, &open_object_name), read_record(repository, &done_object_name));
+    let (open_object, done_object) = (open_read.await, done_read.await);
+    if matches!((&open_object, &done_object), (Ok(None), Ok(None))) {
+        return Ok(None);
     }
-    Ok(Some(NumberRead { entry, done_hash }))
+    let secrets = repository.secrets();
+    let done_hash = done_object.as_ref().ok().and_then(Option::as_ref).map(|object| *blake3::hash(object).as_bytes());
+    let opened = match open_object {
+        Ok(Some(object)) => decode_open(secrets, &open_object_name, &object),
+        Ok(None) => Err(RepositoryError::HistoryGap { number }),
+        Err(error) => Err(error),
+    };
+    let done = match done_object {
+        Ok(Some(object)) => decode_done(secrets, &done_object_name, &object).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (entry, damage) = match (opened, done) {
+        (Ok((signer, open)), Ok(done)) => (Some(entry(secrets, number, Some(open), signer, done)), None),
+        // Who registered is lost, what came of it is not: it opened under the keys of this repository.
+        (Err(lost), Ok(Some(done))) => (Some(entry(secrets, number, None, done.signer, Some(done))), Some(lost)),
+        (Err(lost), _) | (_, Err(lost)) => (None, Some(lost)),
+    };
+    Ok(Some(NumberRead { entry, done_hash, damage }))
+}
+
+fn entry(
+    secrets: &Secrets,
+    number: LogNumber,
+    open: Option<OpenRecord>,
+    signer: VerifyingKey,
+    done: Option<DoneRecord>,
+) -> LogEntry {
+    let standing = done.as_ref().map_or(Standing::Counts, |done| standing(secrets, open.is_some(), &signer, done));
+    LogEntry { number, open, signer, done, standing }
+}
+
+/// One record, `None` if there is none. Asks again if the error says that this may help.
+fn read_record<'r>(repository: &'r Repository, name: &'r str) -> impl Future<Output = Result<Option<Bytes>>> + 'r {
+    let get = || repository.backend().get(name, LOG_RECORD_BYTES_MAX as u64);
+    let first = get();
+    async move {
+        match first.await {
+            Err(error) if error.kind.retryable() => if_found(get().await),
+            read => if_found(read),
+        }
+    }
 }
 
 fn if_found(read: std::result::Result<Bytes, crate::backend::StorageError>) -> Result<Option<Bytes>> {
@@ -154,12 +194,13 @@ pub(super) fn decode_done(secrets: &Secrets, name: &str, object: &[u8]) -> Resul
     Ok(done)
 }
 
-/// Judges what one record can tell: who may do what.
-fn standing(secrets: &Secrets, registrant: &VerifyingKey, done: &DoneRecord) -> Standing {
+/// Judges what one record can tell: who may do what. If the registration is lost (`is_registered` is
+/// false), only what anybody may say of a run of his own counts, or what an admin key signed.
+fn standing(secrets: &Secrets, is_registered: bool, registrant: &VerifyingKey, done: &DoneRecord) -> Standing {
     let is_admin = secrets.is_admin_key(&done.signer);
     let is_own = done.signer == *registrant;
     match &done.outcome {
-        Outcome::Fence { .. } if is_own || is_admin => Standing::Counts,
+        Outcome::Fence { .. } if (is_own && is_registered) || is_admin => Standing::Counts,
         Outcome::Fence { .. } => Standing::Refused("a fence of another's run that no admin key signed"),
         _ if !is_own => Standing::Refused("an outcome signed by another client than the registered one"),
         outcome if outcome.is_destructive() && !is_admin => {
@@ -176,14 +217,25 @@ fn standing(secrets: &Secrets, registrant: &VerifyingKey, done: &DoneRecord) -> 
 pub async fn read_sealed_filesets(repository: &Repository, entry: &LogEntry) -> Result<Vec<SealedFileset>> {
     let mut filesets = Vec::new();
     for k in 0..u32::MAX {
-        let name = sealed_name(entry.number, k);
-        let read = repository.backend().get(&name, LOG_RECORD_BYTES_MAX as u64).await;
-        let Some(object) = if_found(read)? else { break };
-        let record = open_record(repository.secrets(), &name, &object)?;
-        record.verify(repository.secrets(), &name, &entry.signer)?;
-        let mut decoder = Decoder::new(&record.body);
-        let fileset = SealedFileset::decode(&mut decoder).and_then(|fileset| decoder.finish().map(|()| fileset));
-        filesets.push(fileset.map_err(RepositoryError::decoding(&name))?);
+        match read_sealed_fileset(repository, entry, k).await? {
+            Some(fileset) => filesets.push(fileset),
+            None => break,
+        }
     }
     Ok(filesets)
+}
+
+/// Reads `log/<n>/sealed/<k>`; `None` if there is none.
+pub(crate) async fn read_sealed_fileset(
+    repository: &Repository,
+    entry: &LogEntry,
+    k: u32,
+) -> Result<Option<SealedFileset>> {
+    let name = sealed_name(entry.number, k);
+    let Some(object) = read_record(repository, &name).await? else { return Ok(None) };
+    let record = open_record(repository.secrets(), &name, &object)?;
+    record.verify(repository.secrets(), &name, &entry.signer)?;
+    let mut decoder = Decoder::new(&record.body);
+    let fileset = SealedFileset::decode(&mut decoder).and_then(|fileset| decoder.finish().map(|()| fileset));
+    fileset.map(Some).map_err(RepositoryError::decoding(&name))
 }

@@ -1,10 +1,11 @@
 //! A registration: the right to work under one log number until its outcome is decided.
 
 use super::history::History;
+use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
-use super::read::{highest_listed, read_history};
-use super::record::{OpenRecord, seal_record};
+use super::read::{Reading, highest_listed, read_history};
+use super::record::{OpenRecord, Role, seal_record};
 use super::{alive_name, done_name, open_name, sealed_name};
 use crate::backend::{Created, StorageErrorKind};
 use crate::codec::Encoder;
@@ -40,9 +41,11 @@ pub struct Registration {
     repository: Repository,
     number: LogNumber,
     history: History,
+    /// What of the history could not be read; empty but for a reader.
+    damage: Vec<RepositoryError>,
 }
 
-/// Takes the next free number, then reads the history.
+/// Takes the next free number, then reads the history: a reader what is left of it, others all.
 pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Result<Registration> {
     open.check()?;
     let secrets = repository.secrets();
@@ -57,8 +60,17 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Resul
     }
     // After registering: whatever is condemned before this read is treated as absent by us, and
     // whoever condemns after it must wait for our outcome.
-    let history = repository.history_at_least(number).await?;
-    Ok(Registration { repository: repository.clone(), number, history })
+    let (history, damage) = repository.reading(number).await?;
+    let registration = Registration { repository: repository.clone(), number, history, damage };
+    match registration.damage.first().filter(|_| open.role != Role::Reader) {
+        None => Ok(registration),
+        Some(first) => {
+            let first = first.clone();
+            // Without an outcome it would look like a run that crashed. If that fails, it does.
+            let _ = registration.commit(Outcome::Ended { reason: "refused: the history is damaged".into() }).await;
+            Err(first)
+        }
+    }
 }
 
 /// Create-if-absent that survives a lost answer: after `AlreadyExisted` the bytes decide.
@@ -90,6 +102,12 @@ impl Registration {
     /// The history as read right after registering.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// What of the history a reader had to go on without: damaged or missing records, outcomes that are
+    /// not those that somebody saw.
+    pub fn damage(&self) -> &[RepositoryError] {
+        &self.damage
     }
 
     /// The repository.
@@ -146,7 +164,9 @@ impl Registration {
             (Holder::Us, hash) => hash,
             (Holder::Others, _) => return Err(RepositoryError::Fenced { number: self.number }),
         };
-        self.repository.remember(self.history.seen_with(self.number, hash)).await;
+        if self.damage.is_empty() {
+            self.repository.remember(self.history.seen_with(self.number, hash)).await;
+        }
         Ok(())
     }
 
@@ -177,8 +197,9 @@ impl Registration {
     async fn decide(&self, number: LogNumber, outcome: Outcome) -> Result<(Holder, [u8; 32])> {
         outcome.check()?;
         let secrets = self.repository.secrets();
-        let done =
-            DoneRecord { signer: secrets.signing().verifying_key(), seen: self.history.seen(self.number), outcome };
+        // Who saw a damaged history must not be a witness of it: the damage would be the norm from now on.
+        let seen = if self.damage.is_empty() { self.history.seen(self.number) } else { Seen::nothing() };
+        let done = DoneRecord { signer: secrets.signing().verifying_key(), seen, outcome };
         let name = done_name(number);
         let object = seal_record(secrets, &name, &done.encode())?;
         let hash = *blake3::hash(&object).as_bytes();
@@ -187,15 +208,12 @@ impl Registration {
 }
 
 impl Repository {
-    /// The history, at least up to `known`, compared with what this client saw before.
-    pub(crate) async fn history_at_least(&self, known: LogNumber) -> Result<History> {
-        // First: another process of this client may remember more while the history is read.
-        let remembered = self.remembered().await;
-        let history = read_history(self, known, None).await?;
-        if let Some(seen) = remembered {
-            history.check_seen(&seen, "this client")?;
+    /// The history, at least up to `known`, and what is wrong with it. A whole one is remembered.
+    pub(crate) async fn reading(&self, known: LogNumber) -> Result<Reading> {
+        let (history, damage) = read_history(self, known).await?;
+        if damage.is_empty() {
+            self.remember(history.seen(LogNumber(history.highest().0 + 1))).await;
         }
-        self.remember(history.seen(LogNumber(history.highest().0 + 1))).await;
-        Ok(history)
+        Ok((history, damage))
     }
 }

@@ -16,7 +16,7 @@ use crate::log::{RecoveryPoint, SealedFileset};
 use crate::manifest::{
     Child, Content, ContentReader, Piece, decode_leaf, decode_structure_page, leaf_digests_match, path_cmp, read_inner,
 };
-use crate::verify::{HurtFile, Phase, Verifier, reason_of};
+use crate::verify::{HurtFile, Phase, Verifier};
 
 /// Pages that were found whole, by id: of a leaf both pages.
 type Whole = Mutex<HashSet<(ChunkId, ChunkId)>>;
@@ -212,7 +212,7 @@ impl Verifier<'_> {
     }
 
     fn page_error(&self, place: &Place<'_>, id: &ChunkId, from: &[u8], error: &RepositoryError) {
-        self.error(&format!("manifest page {id}"), reason_of(error));
+        self.error(&format!("manifest page {id}"), error.reason());
         self.hurt_file(place.hurt(from, format!("all entries from here on: a manifest page is lost: {error}")));
     }
 }

@@ -204,7 +204,7 @@ pub fn verify(
         found: Mutex::new(Found::default()),
     };
     for error in damage {
-        verifier.error("log", error);
+        verifier.error(&error.object().unwrap_or_default(), error.reason());
     }
     // An unreadable pack is met again, and told with what it costs, when the packs are checked.
     for unreadable in verifier.index.unreadable().iter().filter(|found| !found.object.starts_with("packs/")) {
@@ -255,13 +255,5 @@ impl Verifier<'_> {
 
     fn report_progress(&self, phase: Phase, done: u64, total: u64) {
         (self.progress)(VerifyProgress { phase, done, total, bytes: self.bytes.load(Ordering::Relaxed) });
-    }
-}
-
-/// The error without the object, which the report names beside it.
-fn reason_of(error: &RepositoryError) -> String {
-    match error {
-        RepositoryError::Corrupt { reason, .. } => reason.clone(),
-        other => other.to_string(),
     }
 }

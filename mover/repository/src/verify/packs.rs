@@ -12,7 +12,7 @@ use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
 use crate::limits::PACK_FRAMES_MAX;
 use crate::pack::{FrameInfo, PackContents, PackOpener, parse_pack_name, read_contents};
-use crate::verify::{Data, Phase, Verifier, reason_of};
+use crate::verify::{Data, Phase, Verifier};
 
 /// Bytes that one read of a pack asks for.
 const RUN_BYTES: u64 = 4 << 20;
@@ -53,7 +53,7 @@ impl Verifier<'_> {
         let contents = match block_on(read_contents(self.repository, &object.name)) {
             Ok(contents) => contents,
             Err(error) => {
-                self.error(&object.name, reason_of(&error));
+                self.error(&object.name, error.reason());
                 return;
             }
         };
@@ -111,7 +111,7 @@ impl Verifier<'_> {
             Ok(opener) => Some(opener),
             Err(RepositoryError::NoReadKey { .. }) => None,
             Err(error) => {
-                self.error(name, reason_of(&error));
+                self.error(name, error.reason());
                 contents.frames.iter().for_each(|frame| self.hurt_frame(contents.id, frame.number));
                 return;
             }
@@ -130,7 +130,7 @@ impl Verifier<'_> {
                     self.check_frame(opener.as_ref(), frame, bytes.slice(from..from + frame.sealed_bytes as usize))
                 });
                 if let Err(error) = checked {
-                    self.error(&format!("{name} frame {}", frame.number), reason_of(&error));
+                    self.error(&format!("{name} frame {}", frame.number), error.reason());
                     self.hurt_frame(contents.id, frame.number);
                 }
             }
