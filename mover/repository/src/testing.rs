@@ -114,6 +114,7 @@ impl Bench {
             scan_finished: UnixNanos(1),
             totals: Totals::default(),
         };
+        block_on(registration.seal_fileset(0, &fileset)).unwrap();
         let point = RecoveryPoint {
             id: ObjectId(crate::crypto::random_array()),
             set: "set".into(),

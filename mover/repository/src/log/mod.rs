@@ -34,8 +34,10 @@ pub use history::{History, HurtLocations, LogEntry, Standing};
 pub use memory::{ClientMemory, Seen};
 pub use outcome::{CondemnedPack, DoneRecord, HurtFrame, Outcome};
 pub use point::{Grade, RecoveryPoint, SealedFileset, Totals};
-pub(crate) use read::read_history;
+pub(crate) use read::read_sealed_fileset;
 pub use read::read_sealed_filesets;
+#[cfg(test)]
+pub(crate) use record::seal_record;
 pub use record::{OpenRecord, Role};
 pub(crate) use registration::register;
 pub use registration::{Fencing, Registration};

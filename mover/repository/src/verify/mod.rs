@@ -6,6 +6,7 @@
 
 mod manifests;
 mod packs;
+mod records;
 #[cfg(test)]
 mod tests;
 
