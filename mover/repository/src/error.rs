@@ -220,3 +220,21 @@ impl RepositoryError {
             || matches!(self, Self::Storage(error) if error.kind == StorageErrorKind::NotFound)
     }
 }
+
+/// What to do about a damaged or missing object, by what it is.
+fn damage_guidance(object: &str) -> String {
+    let text = match object.split('/').next().unwrap_or_default() {
+        "log" => {
+            "put that object back from a copy of the repository. It may hold a recovery point, or say which packs must \
+             not be used, so no backup is made without it; restore, points, ls, diff and dump go on with all other \
+             records, and `mover verify` lists what is wrong"
+        }
+        "config" | "keys" => {
+            "put `config` and `keys/` back from a copy of the repository: nothing else can replace them, and nothing \
+             can be read without them. All other objects may be as good as ever"
+        }
+        "index" => "`mover repair index` rebuilds the index from the packs",
+        _ => "run `mover verify` to see what is affected; `mover repair index` rebuilds a damaged index",
+    };
+    text.to_owned()
+}

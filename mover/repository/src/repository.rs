@@ -158,11 +158,15 @@ impl Repository {
         options: OpenOptions,
     ) -> Result<Repository> {
         let config_object = read_config(backend.as_ref()).await?;
-        Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME)?;
+        // Whether a header that names a newer format is one, or damage, shows only under the keys.
+        let mut first_damage = match Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME) {
+            Ok(_) => None,
+            Err(newer @ RepositoryError::NewerFormat { .. }) => Some(newer),
+            Err(damage) => return Err(damage),
+        };
         let slots = keys::read_slots(backend.as_ref()).await?;
 
         let blocking = Pool::new("mover-keys", 1);
-        let mut first_damage = None;
         for slot in slots {
             let opened = match slot {
                 Ok(slot) => {
@@ -309,12 +313,36 @@ async fn check_place_for_init(backend: &dyn Backend) -> Result<()> {
     }
 }
 
+/// Whether there is a repository at all, which can be told without a key.
+///
+/// # Errors
+/// [`RepositoryError::NotARepository`]; [`RepositoryError::MissingObject`] if there was one and only its
+/// `config` is gone; storage errors.
+pub async fn probe(backend: &dyn Backend) -> Result<()> {
+    match backend.size(CONFIG_NAME).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind == StorageErrorKind::NotFound => Err(without_config(backend).await?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A place with log records has been a repository: `config` was written before them.
+async fn without_config(backend: &dyn Backend) -> Result<RepositoryError> {
+    match backend.list(log::LOG_PREFIX).await?.is_empty() {
+        true => Ok(RepositoryError::NotARepository { place: backend.describe() }),
+        false => Ok(RepositoryError::MissingObject { object: CONFIG_NAME.to_owned() }),
+    }
+}
+
 async fn read_config(backend: &dyn Backend) -> Result<Bytes> {
-    backend.get(CONFIG_NAME, KEY_OBJECT_BYTES_MAX as u64).await.map_err(|error| match error.kind {
-        StorageErrorKind::NotFound => RepositoryError::NotARepository { place: backend.describe() },
-        StorageErrorKind::TooLarge => RepositoryError::corrupt(CONFIG_NAME, "it is larger than it can be"),
-        _ => error.into(),
-    })
+    match backend.get(CONFIG_NAME, KEY_OBJECT_BYTES_MAX as u64).await {
+        Ok(object) => Ok(object),
+        Err(error) if error.kind == StorageErrorKind::NotFound => Err(without_config(backend).await?),
+        Err(error) if error.kind == StorageErrorKind::TooLarge => {
+            Err(RepositoryError::corrupt(CONFIG_NAME, "it is larger than it can be"))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -376,10 +404,9 @@ mod tests {
                 changed[at] ^= 0x04;
                 backend.overwrite(&name, changed);
                 let flipped = open(&backend, "right").expect_err("a flipped byte is noticed");
-                assert!(
-                    !matches!(flipped, RepositoryError::WrongKey),
-                    "{name}: byte {at} looked like a wrong password"
-                );
+                // Neither a wrong password nor a newer format: damage, and what helps is a copy of the object.
+                assert!(matches!(flipped, RepositoryError::Corrupt { .. }), "{name}: byte {at}: {flipped}");
+                assert!(flipped.guidance().unwrap().contains("from a copy"), "{name}: {:?}", flipped.guidance());
                 backend.overwrite(&name, object.slice(..at));
                 assert!(matches!(open(&backend, "right"), Err(RepositoryError::Corrupt { .. })), "{name}: cut at {at}");
             }
@@ -390,6 +417,12 @@ mod tests {
             backend.restore(good.clone());
         }
         assert!(open(&backend, "right").is_ok());
+        // A repository without its config is not an empty place where `init` would help.
+        backend.overwrite("log/0000000000000001/open", &b"a run"[..]);
+        backend.remove(CONFIG_NAME);
+        let lost = open(&backend, "right").unwrap_err();
+        assert!(matches!(&lost, RepositoryError::MissingObject { object } if object == CONFIG_NAME), "{lost}");
+        assert!(lost.guidance().unwrap().contains("from a copy"));
     }
 
     #[test]

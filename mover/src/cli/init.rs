@@ -70,6 +70,7 @@ fn report(session: &Session, made: &Repository, place: &str, args: &InitArgs) ->
         }
         None => output.say("keep the password safe and elsewhere: without it the data cannot be read")?,
     }
+    output.say("keep a copy of `config` and `keys/` elsewhere too: they never change, and nothing replaces them")?;
     if FORMAT_VERSION == 0 {
         output.say("its format is draft 0: a later version of mover may not read it")?;
     }

@@ -10,7 +10,7 @@ use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::ids::{ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Role};
-use mover_repository::repository::{OpenOptions, Repository};
+use mover_repository::repository::{self, OpenOptions, Repository};
 
 use super::Session;
 use super::error::{CliError, Result};
@@ -56,19 +56,10 @@ pub fn memory_directory() -> Option<PathBuf> {
 pub fn open(session: &Session) -> Result<Repository> {
     let backend = backend(place(session)?, false)?;
     // whether there is a repository at all is said before a person is asked for its password
-    block_on(probe(backend.as_ref()))?;
+    block_on(repository::probe(backend.as_ref()))?;
     let credential = secret::read(&session.resolved.credential, false, &session.output)?;
     let options = OpenOptions { memory_directory: memory_directory() };
     Ok(block_on(Repository::open_with(backend, &credential, options))?)
-}
-
-async fn probe(backend: &dyn Backend) -> Result<()> {
-    match backend.size("config").await {
-        Err(error) if error.kind == StorageErrorKind::NotFound => {
-            Err(RepositoryError::NotARepository { place: backend.describe() }.into())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The name of this host.
