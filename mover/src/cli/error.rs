@@ -77,7 +77,12 @@ impl From<Failure> for CliError {
         let help = failure.guidance.clone().or_else(|| {
             failure.retryable.then(|| "run the command again: what was stored before is kept and reused".to_owned())
         });
-        CliError { exit, message: failure.to_string(), help }
+        let mut message = failure.to_string();
+        // The job knows objects; a person wants to know which repository it was.
+        if let Some(RepositoryError::Storage(StorageError { place: Some(place), .. })) = below {
+            message = message.replace("(repository side)", &format!("(repository {place})"));
+        }
+        CliError { exit, message, help }
     }
 }
 
@@ -101,5 +106,9 @@ mod tests {
         let failure = Failure::from(RepositoryError::WrongKey);
         assert_eq!(CliError::from(failure).exit, Exit::WrongKey, "also through a job");
         assert_eq!(CliError::from(Failure::internal("run", "", "x")).exit, Exit::Failed);
+        // `sync: Input/output error` named neither object nor repository.
+        let failed = StorageError::new("sync", "", std::io::Error::from_raw_os_error(libc::EIO));
+        let message = CliError::from(Failure::from(failed.at(&"/srv/backup".into()))).message;
+        assert_eq!(message, "sync: Input/output error (os error 5) (repository /srv/backup)");
     }
 }

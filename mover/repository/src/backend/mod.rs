@@ -27,14 +27,16 @@ pub const OBJECT_NAME_BYTES_MAX: usize = 512;
 /// A storage call in flight.
 pub type IoFuture<T> = Pin<Box<dyn Future<Output = Result<T, StorageError>> + Send + 'static>>;
 
-/// Why a storage call failed: operation, object, cause.
+/// Why a storage call failed: operation, object, place, cause.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot {operation} {object}: {source}")]
+#[error("cannot {operation} {}: {source}", self.object_in_place())]
 pub struct StorageError {
     /// Verb of the operation, such as `read` or `sync`.
     pub operation: &'static str,
-    /// Name of the object, or of the place.
+    /// Name of the object; empty for the place as a whole.
     pub object: String,
+    /// The store, as [`Backend::describe`] names it, where the object's name does not say it.
+    pub place: Option<Arc<str>>,
     /// What callers decide by.
     pub kind: StorageErrorKind,
     /// The cause as the system told it.
@@ -109,7 +111,21 @@ impl StorageError {
             Ok(error) => *error,
             Err(other) => io::Error::other(other),
         };
-        Self { operation, object: object.into(), kind, source: Arc::new(source) }
+        Self { operation, object: object.into(), place: None, kind, source: Arc::new(source) }
+    }
+
+    /// The same error with the store that it happened in.
+    pub fn at(mut self, place: &Arc<str>) -> Self {
+        self.place.get_or_insert_with(|| Arc::clone(place));
+        self
+    }
+
+    fn object_in_place(&self) -> String {
+        match &self.place {
+            None => self.object.clone(),
+            Some(place) if self.object.is_empty() => place.to_string(),
+            Some(place) => format!("{} in {place}", self.object),
+        }
     }
 
     /// One line for the user: what to do next.
@@ -245,5 +261,9 @@ mod tests {
         assert_eq!(kind(libc::EIO), StorageErrorKind::Other);
         let error = StorageError::new("write", "packs/1/a", io::Error::from_raw_os_error(libc::ENOSPC));
         assert_eq!(error.to_string(), "cannot write packs/1/a: No space left on device (os error 28)");
+        let error = error.at(&"/srv/backup".into());
+        assert_eq!(error.to_string(), "cannot write packs/1/a in /srv/backup: No space left on device (os error 28)");
+        let whole = StorageError::new("sync", "", io::Error::from_raw_os_error(libc::EIO)).at(&"/srv/backup".into());
+        assert_eq!(whole.to_string(), "cannot sync /srv/backup: Input/output error (os error 5)");
     }
 }

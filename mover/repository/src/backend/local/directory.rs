@@ -11,16 +11,17 @@ use rustix::io::Errno;
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-pub(super) const TEMPORARY_PREFIX: &str = ".tmp-";
 /// Deepest nesting that a listing follows.
 const LIST_DEPTH_MAX: usize = 16;
 /// A directory may vanish between its making and its use, when its last object is deleted.
 const OPEN_ATTEMPTS: usize = 8;
 
 pub(super) struct Directory {
-    pub(super) path: PathBuf,
+    /// The path as errors show it.
+    pub(super) shown: Arc<str>,
     root: OwnedFd,
     pub(super) counters: Counters,
     /// Directories whose own names are durable up to the root.
@@ -71,7 +72,7 @@ impl Directory {
                 .map_err(|error| StorageError::new("sync", shown.clone(), error))?;
         }
         Ok(Self {
-            path: path.to_owned(),
+            shown: shown.into(),
             root,
             counters: Counters::default(),
             durable: Mutex::default(),

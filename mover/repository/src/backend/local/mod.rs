@@ -114,27 +114,30 @@ impl LocalBackend {
             return ready(Err(error));
         }
         let (directory, object) = (Arc::clone(&self.directory), name.to_owned());
-        completed(operation, name, pool.run(move || work(&directory, &object)))
+        let place = Arc::clone(&self.directory.shown);
+        completed(operation, name, &place, pool.run(move || work(&directory, &object)))
     }
 }
 
-/// The future of work on a pool; a panic there becomes an error.
+/// The future of work on a pool; a panic there becomes an error, and errors get the place they arose in.
 fn completed<T: Send + 'static>(
     operation: &'static str,
     name: &str,
+    place: &Arc<str>,
     completion: Completion<Result<T, StorageError>>,
 ) -> IoFuture<T> {
-    let object = name.to_owned();
+    let (object, place) = (name.to_owned(), Arc::clone(place));
     Box::pin(async move {
         completion
             .await
             .unwrap_or_else(|error| Err(StorageError::of_kind(operation, object, StorageErrorKind::Poisoned, error)))
+            .map_err(|error| error.at(&place))
     })
 }
 
 impl Backend for LocalBackend {
     fn describe(&self) -> String {
-        self.directory.path.display().to_string()
+        self.directory.shown.to_string()
     }
 
     fn get(&self, name: &str, limit_bytes: u64) -> IoFuture<Bytes> {
@@ -152,7 +155,7 @@ impl Backend for LocalBackend {
     fn list(&self, prefix: &str) -> IoFuture<Vec<ObjectMeta>> {
         if prefix.is_empty() {
             let directory = Arc::clone(&self.directory);
-            return completed("list", "", self.readers.run(move || directory.list("")));
+            return completed("list", "", &self.directory.shown, self.readers.run(move || directory.list("")));
         }
         self.run(&self.readers, "list", prefix, Directory::list)
     }
@@ -172,7 +175,7 @@ impl Backend for LocalBackend {
 
     fn barrier(&self) -> IoFuture<()> {
         let directory = Arc::clone(&self.directory);
-        completed("sync", "directories", self.syncers.run(move || directory.sync_dirty()))
+        completed("sync", "", &self.directory.shown, self.syncers.run(move || directory.sync_dirty()))
     }
 
     fn adopt(&self, name: &str) {

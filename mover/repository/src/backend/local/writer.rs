@@ -79,14 +79,14 @@ impl ObjectWriter for LocalWriter {
     fn append(&mut self, parts: Vec<Bytes>) -> IoFuture<()> {
         let (answer, answered) = completion();
         self.submit(Step::Append(parts, answer));
-        completed("write", &self.stream.name, answered)
+        completed("write", &self.stream.name, &self.stream.directory.shown, answered)
     }
 
     fn finish(mut self: Box<Self>) -> IoFuture<()> {
         self.is_finished = true;
         let (answer, answered) = completion();
         self.submit(Step::Finish(answer));
-        completed("write", &self.stream.name, answered)
+        completed("write", &self.stream.name, &self.stream.directory.shown, answered)
     }
 }
 
