@@ -1,10 +1,12 @@
 //! Kills and interrupts: what was committed stays, what was stored is used again, and nothing half-done shows.
 
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use mover_tests::mover::{landed, wait};
 use mover_tests::random::Random;
+use mover_tests::summary::json_lines;
 use mover_tests::tree::{KIB, MIB, files_below, names_below, small_files, write_random};
 use mover_tests::{Repo, exit};
 
@@ -23,6 +25,10 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 fn stored_bytes(repo: &Repo) -> u64 {
     // Packs in progress have names that the layout hides; they count as stored only once they are named.
     repo.objects().iter().filter(|(path, _)| path.starts_with("packs")).map(|(_, bytes)| bytes).sum()
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 
 #[test]
@@ -46,7 +52,12 @@ fn crash_at_random_moments_loses_no_earlier_point() {
             std::fs::remove_dir_all(&target).expect("remove");
         }
     }
+    // Each kill may have left an unfinished pack: they are counted, and the next backup removes them all.
+    let unfinished = || names_below(repo.place()).iter().filter(|name| is_unfinished(name)).count() as u64;
+    let told = json_lines(&repo.run("verify", &["--json"]).expect(exit::DONE).stdout);
+    assert_eq!(told.last().expect("a summary")["unfinished_files"], unfinished());
     let summary = repo.backup(&source);
+    assert_eq!(unfinished(), 0);
     let restored = repo.restore(&summary.point(), &source, "target");
     assert_eq!(files_below(&restored), files_below(&source));
     assert!(mover_tests::skip::succeeds(

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod index;
 pub mod io;
 pub mod keys;
+pub mod leftovers;
 pub mod limits;
 pub mod log;
 mod lru;

@@ -50,6 +50,9 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
         None => filesets::roots(&args.paths, &settings.fileset)?,
     };
     let opened = repository::open(session)?;
+    if !args.dry_run {
+        repository::remove_leftovers(session, &opened);
+    }
     let host = repository::host();
     let input = match &args.stdin {
         Some(name) => stream_input(&host, name)?,

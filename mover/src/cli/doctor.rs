@@ -6,7 +6,10 @@
 use std::fs;
 
 use futures_lite::future::block_on;
+use mover_repository::RepositoryError;
+use mover_repository::backend::Backend;
 use mover_repository::backend::conformance::conformance;
+use mover_repository::leftovers::count_unfinished;
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
@@ -96,6 +99,15 @@ fn store(place: &str) -> Result<Vec<Check>> {
     };
     checks.push(check("place", status, detail, "use a directory on a local file system such as ext4, xfs or btrfs"));
     Ok(checks)
+}
+
+/// What killed runs, or runs at work, have begun in the store and not finished.
+fn unfinished(backend: &dyn Backend) -> Result<Check> {
+    let found = block_on(count_unfinished(backend))?;
+    let status = if found.files == 0 { Status::Ok } else { Status::Warn };
+    let detail = format!("{} files, {}", found.files, human_bytes(found.bytes));
+    let help = "of runs at work or killed: a backup removes those that certainly nobody writes any more";
+    Ok(check("unfinished files", status, detail, help))
 }
 
 fn report(session: &Session, checks: &[Check]) -> Result<Exit> {

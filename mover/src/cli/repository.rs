@@ -9,6 +9,7 @@ use mover_repository::backend::{Backend, LocalBackend, StorageErrorKind};
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::ids::{ObjectId, UnixNanos};
 use mover_repository::index::Index;
+use mover_repository::leftovers::Leftovers;
 use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Role};
 use mover_repository::repository::{self, OpenOptions, Repository};
 
@@ -16,6 +17,7 @@ use super::Session;
 use super::error::{CliError, Result};
 use super::point::{self, Candidate};
 use super::secret;
+use super::units::human_bytes;
 
 /// The place that the settings name.
 pub fn place(session: &Session) -> Result<&str> {
@@ -103,8 +105,53 @@ pub fn register_reader(session: &Session, repository: &Repository, set: &str) ->
     }
 }
 
-fn cannot_write(kind: StorageErrorKind) -> bool {
-    matches!(kind, StorageErrorKind::ReadOnly | StorageErrorKind::PermissionDenied | StorageErrorKind::Full)
+/// Removes what killed runs left unfinished, before a new one adds to it. Quiet where nothing is to be said.
+pub fn remove_leftovers(session: &Session, repository: &Repository) {
+    let removed = block_on(repository.remove_leftovers());
+    if removed.files > 0 {
+        let size = human_bytes(removed.bytes);
+        session.output.note(&format!("removed {} unfinished files of killed runs, {size}", removed.files));
+    }
+}
+
+/// What is said of unfinished files where nothing is removed.
+pub fn unfinished_text(unfinished: &Leftovers) -> String {
+    format!(
+        "{} unfinished files, {}: of runs that are at work now, or that were killed; \
+         a backup removes those that certainly nobody writes any more",
+        unfinished.files,
+        human_bytes(unfinished.bytes)
+    )
+}
+
+/// Damaged records that are listed; there are more only where a number was forged.
+const DAMAGE_LISTED_MAX: usize = 20;
+
+/// The history for a command that only reads: what is left of it, and how many exceptions there are. They
+/// are listed here.
+pub fn history(session: &Session, repository: &Repository) -> Result<(History, u64)> {
+    let (history, damage) = block_on(repository.history_with_damage())?;
+    let exceptions = list_damage(session, &damage);
+    Ok((history, exceptions))
+}
+
+/// Lists what is wrong with a history that is read all the same. Gives how much it is.
+pub fn list_damage(session: &Session, damage: &[RepositoryError]) -> u64 {
+    let output = &session.output;
+    for error in damage.iter().take(DAMAGE_LISTED_MAX) {
+        let cause = match error {
+            RepositoryError::Corrupt { reason, .. } => format!("damaged: {reason}"),
+            other => other.reason(),
+        };
+        output.problem(error.object().unwrap_or_default().as_bytes(), &cause);
+    }
+    if damage.len() > DAMAGE_LISTED_MAX {
+        output.note(&format!("{} more damaged records are not listed", damage.len() - DAMAGE_LISTED_MAX));
+    }
+    if let Some(help) = damage.first().and_then(RepositoryError::guidance) {
+        output.warn(&format!("going on with the records that are whole; {help}"));
+    }
+    damage.len() as u64
 }
 
 /// The recovery point that `spec` names.

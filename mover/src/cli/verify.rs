@@ -119,6 +119,9 @@ fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Resu
     if report.frames_unopened > 0 {
         output.note(&format!("{} frames were not opened: this key may only add", report.frames_unopened));
     }
+    if report.unfinished.files > 0 {
+        output.note(&repository::unfinished_text(&report.unfinished));
+    }
     let exit = if report.is_clean() { Exit::Done } else { Exit::Failed };
     match exit {
         Exit::Done => output.say("nothing is wrong")?,
@@ -135,6 +138,8 @@ fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Resu
         "chunks": report.chunks,
         "packs": report.packs,
         "packs_unindexed": report.packs_unindexed,
+        "unfinished_files": report.unfinished.files,
+        "unfinished_bytes": report.unfinished.bytes,
         "packs_read": report.packs_read,
         "bytes_read": report.bytes_read,
         "frames_unopened": report.frames_unopened,

@@ -3,7 +3,7 @@
 //! Faults match by operation and object prefix and strike at the n-th matching call. The wrapper
 //! adds no thread and no delay of its own; with no fault it behaves as what it wraps.
 
-use super::{Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, ready};
+use super::{Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, ready};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
@@ -239,6 +239,14 @@ impl Backend for FaultyBackend {
 
     fn delete(&self, name: &str) -> IoFuture<()> {
         self.call(Operation::Delete, name, 0, || self.inner.delete(name))
+    }
+
+    fn temporaries(&self) -> IoFuture<Vec<Temporary>> {
+        self.call(Operation::List, "", 0, || self.inner.temporaries())
+    }
+
+    fn remove_temporary(&self, name: &str) -> IoFuture<()> {
+        self.call(Operation::Delete, name, 0, || self.inner.remove_temporary(name))
     }
 }
 

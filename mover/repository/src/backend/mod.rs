@@ -156,6 +156,17 @@ pub struct ObjectMeta {
     pub bytes: u64,
 }
 
+/// An object that was begun and has no name yet: of a writer at work, or of one that was killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Temporary {
+    /// Where it is, as [`Backend::remove_temporary`] takes it.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// The process that began it is certainly dead; false if that is not known.
+    pub writer_is_dead: bool,
+}
+
 /// Result of a create-if-absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
@@ -200,6 +211,16 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Removes an object.
     fn delete(&self, name: &str) -> IoFuture<()>;
+
+    /// What was begun and not finished, at any depth. Nothing where the store keeps that to itself.
+    fn temporaries(&self) -> IoFuture<Vec<Temporary>> {
+        ready(Ok(Vec::new()))
+    }
+
+    /// Removes what [`Backend::temporaries`] named. Gone already is fine.
+    fn remove_temporary(&self, _name: &str) -> IoFuture<()> {
+        ready(Ok(()))
+    }
 }
 
 /// Writes one large object. Dropped before `finish`, it leaves nothing behind.

@@ -21,6 +21,7 @@ use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, PackId};
 use crate::index::Index;
+use crate::leftovers::{Leftovers, count_unfinished};
 use crate::log::{History, HurtFrame, HurtLocations, Outcome};
 use crate::pack::parse_pack_name;
 use crate::repository::Repository;
@@ -120,6 +121,8 @@ pub struct VerifyReport {
     pub packs: u64,
     /// Packs that no index segment names, of writers that have no recovery point: no error.
     pub packs_unindexed: u64,
+    /// Unfinished files, of killed writers and of those at work: no error.
+    pub unfinished: Leftovers,
     /// Packs whose data was read.
     pub packs_read: u64,
     /// Sealed bytes read for that.
@@ -211,6 +214,8 @@ pub fn verify(
     for unreadable in verifier.index.unreadable().iter().filter(|found| !found.object.starts_with("packs/")) {
         verifier.error(&unreadable.object, &unreadable.cause);
     }
+    verifier.found.lock().report.unfinished = block_on(count_unfinished(repository.backend().as_ref()))?;
+    verifier.check_sealed_records();
     verifier.check_packs(listed);
     verifier.check_manifests();
     Ok(verifier.found.into_inner().report)

@@ -1,8 +1,8 @@
 //! The blocking operations beneath the root directory, and which directories still need a sync.
 //! Runs on the backend's pool threads only.
 
-use super::Counters;
-use crate::backend::{Created, ObjectMeta, StorageError, StorageErrorKind};
+use super::{Counters, temporary};
+use crate::backend::{Created, ObjectMeta, StorageError, StorageErrorKind, Temporary};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, OwnedFd};
@@ -143,12 +143,30 @@ impl Directory {
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StorageError> {
         Counters::add(&self.counters.lists, 1);
         let mut listed = Vec::new();
-        self.list_into(prefix, 0, &mut listed)?;
+        self.walk(prefix, 0, false, &mut |name, bytes| listed.push(ObjectMeta { name, bytes }))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(listed)
     }
 
-    fn list_into(&self, prefix: &str, depth: usize, listed: &mut Vec<ObjectMeta>) -> Result<(), StorageError> {
+    /// Unfinished files of all writers, at any depth.
+    pub(super) fn temporaries(&self) -> Result<Vec<Temporary>, StorageError> {
+        let mut found = Vec::new();
+        self.walk("", 0, true, &mut |name, bytes| {
+            let file_name = name.rsplit('/').next().unwrap_or_default();
+            let writer_is_dead = temporary::is_of_the_dead(file_name);
+            found.push(Temporary { name, bytes, writer_is_dead });
+        })?;
+        Ok(found)
+    }
+
+    /// Tells `found` of all objects under `prefix`, or of all unfinished files.
+    fn walk(
+        &self,
+        prefix: &str,
+        depth: usize,
+        of_unfinished: bool,
+        found: &mut dyn FnMut(String, u64),
+    ) -> Result<(), StorageError> {
         let directory = match self.open_directory(prefix) {
             Ok(directory) => directory,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -158,8 +176,12 @@ impl Directory {
             let entry = entry.map_err(failed("list", prefix))?;
             let component = entry.file_name().to_string_lossy();
             // lost+found belongs to the file system, and only root may look into it.
-            let is_hidden = matches!(&*component, "." | ".." | "lost+found") || component.starts_with(TEMPORARY_PREFIX);
-            if is_hidden {
+            if matches!(&*component, "." | ".." | "lost+found") {
+                continue;
+            }
+            let is_unfinished = component.starts_with(temporary::PREFIX);
+            let may_be_directory = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            if is_unfinished != of_unfinished && !(of_unfinished && may_be_directory) {
                 continue;
             }
             let name = if prefix.is_empty() { component.to_string() } else { format!("{prefix}/{component}") };
@@ -169,9 +191,11 @@ impl Directory {
                 Err(errno) => return Err(failed("list", &name)(errno)),
             };
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                listed.push(ObjectMeta { name, bytes: stat.st_size as u64 });
+                if is_unfinished == of_unfinished {
+                    found(name, stat.st_size as u64);
+                }
             } else if depth < LIST_DEPTH_MAX {
-                self.list_into(&name, depth + 1, listed)?;
+                self.walk(&name, depth + 1, of_unfinished, found)?;
             }
         }
         Ok(())
@@ -243,8 +267,7 @@ impl Directory {
     /// Opens a new temporary beside `name`, making its directories.
     pub(super) fn open_temporary(&self, name: &str) -> Result<(OwnedFd, String), StorageError> {
         let parent = parent_of(name);
-        let suffix = u128::from_le_bytes(crate::crypto::random_array());
-        let file_name = format!("{TEMPORARY_PREFIX}{suffix:032x}");
+        let file_name = temporary::new_file_name();
         let temporary = if parent.is_empty() { file_name } else { format!("{parent}/{file_name}") };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut attempt = 1;

@@ -3,16 +3,20 @@
 //! All system calls block and run on this backend's own threads: reads, writes and syncs have a
 //! pool each, so that a slow fsync never delays a read. The root directory is opened once and
 //! names are resolved beneath it; files are 0600, directories 0700. Temporaries begin with
-//! `.tmp-`, lie beside their final name, are hidden from listings and harmless when stale.
+//! `.tmp-`, lie beside their final name, are hidden from listings and harmless when stale. Their
+//! names tell whether their writer is certainly dead, so that a later one can remove them.
 //!
 //! Durability: `create` syncs file and directory before it resolves; a stream syncs its file at
 //! `finish` and leaves the directory to `barrier`. After a failed fsync nothing is retried on
 //! the same file, and a failed directory sync poisons all later barriers.
 
 mod directory;
+mod temporary;
 mod writer;
 
-use super::{Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, check_name, ready};
+use super::{
+    Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, check_name, ready,
+};
 use crate::io::{Completion, Pool};
 use bytes::Bytes;
 use directory::Directory;
@@ -184,6 +188,27 @@ impl Backend for LocalBackend {
 
     fn delete(&self, name: &str) -> IoFuture<()> {
         self.run(&self.syncers, "delete", name, Directory::delete)
+    }
+
+    fn temporaries(&self) -> IoFuture<Vec<Temporary>> {
+        let directory = Arc::clone(&self.directory);
+        completed("list", "", &self.directory.shown, self.readers.run(move || directory.temporaries()))
+    }
+
+    fn remove_temporary(&self, name: &str) -> IoFuture<()> {
+        let (parent, file_name) = name.rsplit_once('/').unwrap_or(("", name));
+        let random_part = file_name.strip_prefix(temporary::PREFIX);
+        let is_temporary = random_part.is_some_and(|rest| check_name("delete", rest).is_ok());
+        if !is_temporary || (!parent.is_empty() && check_name("delete", parent).is_err()) {
+            let cause = "not the name of an unfinished object";
+            return ready(Err(StorageError::of_kind("delete", name, StorageErrorKind::InvalidName, cause)));
+        }
+        let (directory, temporary) = (Arc::clone(&self.directory), name.to_owned());
+        let work = move || {
+            directory.abandon_temporary(&temporary);
+            Ok(())
+        };
+        completed("delete", name, &self.directory.shown, self.syncers.run(work))
     }
 }
 
