@@ -13,6 +13,7 @@ use super::Session;
 use super::error::{CliError, Result};
 use super::interrupt;
 use super::progress_view::{ProgressView, Snapshot};
+use super::terminal;
 
 /// The shards of this process.
 pub struct Engine {
@@ -55,7 +56,7 @@ impl Engine {
         let to_stop = stop.clone();
         let on_interrupt = view.on_interrupt;
         let _graceful = interrupt::graceful(move || {
-            eprintln!("interrupted: {on_interrupt} (once more to stop at once)");
+            terminal::say(&format!("interrupted: {on_interrupt} (once more to stop at once)"));
             to_stop.request();
         });
         let interval = session.resolved.settings.progress_interval.map_or(std::time::Duration::from_secs(5), |p| p.0);

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{CliError, Result};
 use super::exit::Exit;
+use super::terminal;
 use super::text::escape;
 
 /// The two streams of one command.
@@ -31,9 +32,13 @@ impl Output {
     }
 
     fn write(&self, parts: &[&[u8]], flush: bool) -> Result<()> {
-        let mut stdout = self.stdout.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let written = parts.iter().try_for_each(|part| stdout.write_all(part));
-        let finished = written.and_then(|()| if flush || self.terminal { stdout.flush() } else { Ok(()) });
+        let write = || {
+            let mut stdout = self.stdout.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            parts.iter().try_for_each(|part| stdout.write_all(part))?;
+            if flush || self.terminal { stdout.flush() } else { Ok(()) }
+        };
+        // only what shares the terminal with a bar has to wait for it to step aside
+        let finished = if self.terminal { terminal::aside(write) } else { write() };
         finished.map_err(|error| match error.kind() {
             // the reader has what it wanted (`mover ls … | head`)
             ErrorKind::BrokenPipe => CliError { exit: Exit::Done, message: String::new(), help: None },
@@ -52,7 +57,8 @@ impl Output {
         self.write(&[&line], false)
     }
 
-    /// A name as this output shows it.
+    /// A name as this output shows it: escaped on a terminal; elsewhere raw, but for names in which a line
+    /// break or a backslash would leave open what was meant.
     pub fn name(&self, name: &[u8]) -> Vec<u8> {
         if self.terminal { escape(name).into_bytes() } else { name.to_vec() }
     }
@@ -88,13 +94,13 @@ impl Output {
         if self.json {
             let _ = self.object("note", json!({ "message": text }));
         } else if !self.quiet {
-            eprintln!("note: {text}");
+            terminal::say(&format!("note: {text}"));
         }
     }
 
     /// Something that a person must know whatever the mode; JSON carries it in the summary.
     pub fn warn(&self, text: &str) {
-        eprintln!("mover: {text}");
+        terminal::say(&format!("mover: {text}"));
     }
 
     /// A path that a rule left out.
@@ -115,7 +121,7 @@ impl Output {
             object.insert("cause".to_owned(), cause.into());
             let _ = self.object("problem", Value::Object(object));
         } else {
-            eprintln!("mover: {}: {cause}", escape(path));
+            terminal::say(&format!("mover: {}: {cause}", escape(path)));
         }
     }
 
@@ -124,9 +130,9 @@ impl Output {
         if error.message.is_empty() {
             return;
         }
-        eprintln!("mover: {}", error.message);
+        terminal::say(&format!("mover: {}", error.message));
         if let Some(help) = &error.help {
-            eprintln!("help: {help}");
+            terminal::say(&format!("help: {help}"));
         }
         let fields = json!({ "message": error.message, "help": error.help, "exit_code": error.exit.code() });
         let _ = self.object("error", fields);
@@ -135,5 +141,24 @@ impl Output {
     /// Hands everything to the system.
     pub fn flush(&self) -> Result<()> {
         self.write(&[], true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name with a line break in it looked like two names to whoever read the listing line by line.
+    #[test]
+    fn a_name_is_one_line_and_no_two_names_look_the_same() {
+        let output = Output { terminal: false, ..Output::new(false, false) };
+        assert_eq!(output.name(b"a\nb"), b"a\\x0ab");
+        assert_eq!(output.name(b"a\\x0ab"), b"a\\\\x0ab");
+        assert_eq!(
+            output.name("gr\u{fc}n \u{202e}".as_bytes()),
+            "gr\u{fc}n \u{202e}".as_bytes(),
+            "raw where that is one line"
+        );
+        assert_eq!(output.name(b"\xff"), b"\xff");
     }
 }

@@ -13,10 +13,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::output::Output;
+use super::rate::Rate;
+use super::terminal;
 use super::units::{human_bytes, human_count, human_duration};
 
 /// Time between two looks at the counters for a bar.
 const BAR_TICK: Duration = Duration::from_millis(100);
+/// Length of the drawn bar.
+const GRAPHIC_COLUMNS: usize = 20;
 
 /// What the counters say at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -64,15 +68,18 @@ impl ProgressView {
         let interval = if bar.is_some() { BAR_TICK } else { interval.max(BAR_TICK) };
         let show = move || {
             let started = Instant::now();
+            let mut rate = Rate::default();
             while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                let snapshot = read();
+                let (snapshot, elapsed) = (read(), started.elapsed());
+                rate.update(elapsed, snapshot.bytes);
                 match &bar {
-                    Some(bar) => draw(bar, &snapshot),
-                    None if output.json => emit(&output, title, &snapshot, started.elapsed()),
-                    None => eprintln!("{}", plain_line(title, &snapshot, started.elapsed())),
+                    Some(bar) => bar.set_message(bar_line(title, &snapshot, &rate, terminal::columns())),
+                    None if output.json => emit(&output, title, &snapshot, elapsed, &rate),
+                    None => terminal::say(&plain_line(title, &snapshot, &rate)),
                 }
             }
             if let Some(bar) = bar {
+                terminal::lower();
                 bar.finish_and_clear();
             }
         };
@@ -93,63 +100,72 @@ impl Drop for ProgressView {
 fn new_bar(title: &'static str) -> ProgressBar {
     // shown only once it has its style and title
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    bar.set_style(spinner_style());
-    bar.set_prefix(title);
+    // the line is made to fit; if the terminal shrinks meanwhile, it is cut rather than wrapped
+    let style = ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+    bar.set_style(style);
+    bar.set_message(title);
     bar.set_draw_target(ProgressDrawTarget::stderr());
+    terminal::raise(&bar);
     bar
 }
 
-fn spinner_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix} {spinner} {binary_bytes}  {binary_bytes_per_sec}  {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+/// Share done, if anything is known of the whole.
+fn share(snapshot: &Snapshot) -> Option<(f64, u64)> {
+    let expected = snapshot.bytes_expected.filter(|expected| *expected > 0)?.max(snapshot.bytes);
+    Some((snapshot.bytes as f64 / expected as f64, expected))
 }
 
-fn bar_style() -> ProgressStyle {
-    let template = "{prefix} [{bar:28}] {percent:>3}%  {binary_bytes} of {binary_total_bytes}  \
-                    {binary_bytes_per_sec}  ETA {eta}  {msg}";
-    ProgressStyle::with_template(template)
-        .map(|style| style.progress_chars("=> "))
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-fn draw(bar: &ProgressBar, snapshot: &Snapshot) {
-    if let Some(expected) = snapshot.bytes_expected.filter(|expected| *expected > 0) {
-        if bar.length().is_none() {
-            bar.set_style(bar_style());
+/// The line of a bar in `columns` columns: what matters least is left out where it does not fit.
+fn bar_line(title: &str, snapshot: &Snapshot, rate: &Rate, columns: usize) -> String {
+    let rate_text = format!("{}/s", human_bytes(rate.per_second() as u64));
+    let eta = rate.remaining(snapshot.bytes_expected).map(|left| format!("ETA {}", human_duration(left)));
+    let files = format!("{} {}", human_count(snapshot.files), snapshot.unit);
+    let new = snapshot.bytes_new.map(|bytes| format!("{} new", human_bytes(bytes)));
+    let (done, graphic) = match share(snapshot) {
+        Some((share, expected)) => {
+            let done = format!("{:>3.0}%  {} of {}", share * 100.0, human_bytes(snapshot.bytes), human_bytes(expected));
+            let filled = (share * GRAPHIC_COLUMNS as f64) as usize;
+            (done, Some(format!("[{:<GRAPHIC_COLUMNS$}]", "=".repeat(filled))))
         }
-        bar.set_length(expected.max(snapshot.bytes));
+        None => (human_bytes(snapshot.bytes), None),
+    };
+    // as they stand in the line, each with its importance: 0 always stays
+    let fields = [
+        (0, Some(title.to_owned())),
+        (4, graphic),
+        (0, Some(done)),
+        (2, Some(rate_text)),
+        (1, eta),
+        (3, Some(files)),
+        (5, new),
+    ];
+    for least in (0..=5).rev() {
+        let shown = fields.iter().filter(|(importance, _)| *importance <= least);
+        let line = shown.filter_map(|(_, text)| text.as_deref()).collect::<Vec<_>>().join("  ");
+        if line.len() < columns || least == 0 {
+            return line;
+        }
     }
-    bar.set_position(snapshot.bytes);
-    let new = snapshot.bytes_new.map(|bytes| format!(", {} new", human_bytes(bytes))).unwrap_or_default();
-    bar.set_message(format!("{} {}{new}", human_count(snapshot.files), snapshot.unit));
-    bar.tick();
+    String::new()
 }
 
-fn remaining(snapshot: &Snapshot, elapsed: Duration) -> Option<Duration> {
-    let expected = snapshot.bytes_expected.filter(|expected| *expected > snapshot.bytes)?;
-    let rate = snapshot.bytes as f64 / elapsed.as_secs_f64().max(0.001);
-    (rate >= 1.0).then(|| Duration::from_secs_f64(((expected - snapshot.bytes) as f64 / rate).min(1e9)))
-}
-
-fn plain_line(title: &str, snapshot: &Snapshot, elapsed: Duration) -> String {
-    let rate = snapshot.bytes as f64 / elapsed.as_secs_f64().max(0.001);
+fn plain_line(title: &str, snapshot: &Snapshot, rate: &Rate) -> String {
     let mut line = format!("{title}: {} {}", human_count(snapshot.files), snapshot.unit);
     line.push_str(&format!(", {}", human_bytes(snapshot.bytes)));
-    if let Some(expected) = snapshot.bytes_expected.filter(|expected| *expected > 0) {
-        let percent = (snapshot.bytes as f64 * 100.0 / expected as f64).min(100.0);
-        line.push_str(&format!(" of {} ({percent:.0}%)", human_bytes(expected)));
+    if let Some((share, expected)) = share(snapshot) {
+        line.push_str(&format!(" of {} ({:.0}%)", human_bytes(expected), share * 100.0));
     }
-    line.push_str(&format!(", {}/s", human_bytes(rate as u64)));
+    line.push_str(&format!(", {}/s", human_bytes(rate.per_second() as u64)));
     if let Some(bytes) = snapshot.bytes_new {
         line.push_str(&format!(", {} new", human_bytes(bytes)));
     }
-    if let Some(left) = remaining(snapshot, elapsed) {
+    if let Some(left) = rate.remaining(snapshot.bytes_expected) {
         line.push_str(&format!(", {} left", human_duration(left)));
     }
     line
 }
 
-fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration) {
+fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration, rate: &Rate) {
     let fields = json!({
         "step": title,
         snapshot.unit: snapshot.files,
@@ -158,7 +174,7 @@ fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration) {
         "bytes_new": snapshot.bytes_new,
         "bytes_stored": snapshot.bytes_stored,
         "seconds": elapsed.as_secs_f64(),
-        "seconds_left": remaining(snapshot, elapsed).map(|left| left.as_secs()),
+        "seconds_left": rate.remaining(snapshot.bytes_expected).map(|left| left.as_secs()),
     });
     let _ = output.object("progress", fields);
 }
@@ -167,14 +183,39 @@ fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration) {
 mod tests {
     use super::*;
 
+    /// 10 MiB a second for five seconds.
+    fn steady() -> Rate {
+        let mut rate = Rate::default();
+        (1..=5u32).for_each(|second| rate.update(Duration::from_secs(second.into()), u64::from(second) * (10 << 20)));
+        rate
+    }
+
+    fn snapshot() -> Snapshot {
+        Snapshot { files: 1200, bytes: 50 << 20, bytes_expected: Some(200 << 20), ..Snapshot::default() }
+    }
+
     #[test]
     fn a_plain_line_tells_rate_and_time_left() {
-        let snapshot =
-            Snapshot { files: 1200, bytes: 50 << 20, bytes_expected: Some(200 << 20), ..Snapshot::default() };
-        let line = plain_line("backup", &snapshot, Duration::from_secs(5));
+        let line = plain_line("backup", &snapshot(), &steady());
         assert_eq!(line, "backup: 1,200 files, 50.0 MiB of 200.0 MiB (25%), 10.0 MiB/s, 15.0s left");
         let unknown = Snapshot { bytes: 10, bytes_new: Some(4), ..Snapshot::default() };
-        assert_eq!(plain_line("backup", &unknown, Duration::from_secs(1)), "backup: 0 files, 10 B, 10 B/s, 4 B new");
+        let mut rate = Rate::default();
+        rate.update(Duration::from_secs(1), 10);
+        assert_eq!(plain_line("backup", &unknown, &rate), "backup: 0 files, 10 B, 10 B/s, 4 B new");
+    }
+
+    /// At 80 columns the bar wrapped, and every redraw left a line behind.
+    #[test]
+    fn a_bar_fits_its_terminal_and_keeps_what_matters_most() {
+        let full = Snapshot { bytes_new: Some(20 << 20), ..snapshot() };
+        let line = |columns| bar_line("backup", &full, &steady(), columns);
+        let all = "backup  [=====               ]   25%  50.0 MiB of 200.0 MiB  10.0 MiB/s  ETA 15.0s  1,200 files  20.0 MiB new";
+        assert_eq!(line(120), all);
+        assert_eq!(line(80), "backup   25%  50.0 MiB of 200.0 MiB  10.0 MiB/s  ETA 15.0s  1,200 files");
+        assert_eq!(line(60), "backup   25%  50.0 MiB of 200.0 MiB  10.0 MiB/s  ETA 15.0s");
+        for columns in 40..200 {
+            assert!(line(columns).len() < columns, "{columns}");
+        }
     }
 
     #[test]

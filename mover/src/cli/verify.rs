@@ -19,6 +19,7 @@ use super::error::Result;
 use super::exit::Exit;
 use super::progress_view::{ProgressView, Snapshot};
 use super::repository;
+use super::terminal;
 use super::text::{escape, json_path};
 use super::units::{DataShare, human_bytes, human_count, human_duration};
 
@@ -127,8 +128,8 @@ fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Resu
         Exit::Done => output.say("nothing is wrong")?,
         _ => {
             output.warn(&format!("{} errors, {} files hurt", report.errors_total, report.hurt_files_total));
-            eprintln!(
-                "help: `mover repair index` rebuilds a damaged index; a new backup stores again what the sources still hold"
+            terminal::say(
+                "help: `mover repair index` rebuilds a damaged index; a new backup stores again what the sources still hold",
             );
         }
     }
