@@ -195,6 +195,33 @@ fn bad_read_only_repository_still_restores() {
     repo.restore(&point, &first, "target");
 }
 
+/// `doctor -r` on a full or read-only place printed eleven failures, each with "do not keep a repository in this place: it
+/// could lose backups". It says once what is the matter, and judges nothing that it could not try.
+#[test]
+fn bad_place_that_takes_no_writes_is_not_called_unfit() {
+    needs!(root, "mount", "mkfs.ext4");
+    let mount = match Mount::ext4(32 * MIB) {
+        Ok(mount) => mount,
+        Err(reason) => skip_test!(reason),
+    };
+    let (repo, _, _) = on_a_small_disk(&mount);
+    let failures_of_the_place = || {
+        let run = repo.run("doctor", &[] as &[&str]).expect(exit::FAILED);
+        let text = run.text();
+        assert!(!text.contains("do not keep a repository"), "{text}");
+        text.lines().filter(|line| line.starts_with("fail")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let filler = mount.fill(0);
+    let full = failures_of_the_place();
+    assert!(full.len() == 1 && full[0].to_lowercase().contains("no space"), "{full:?}");
+    std::fs::remove_file(filler).expect("remove the filler");
+    mount.read_only(true);
+    let read_only = failures_of_the_place();
+    assert!(read_only.len() == 1 && read_only[0].to_lowercase().contains("read-only"), "{read_only:?}");
+    mount.read_only(false);
+    repo.run("doctor", &[] as &[&str]).expect(exit::DONE);
+}
+
 #[test]
 fn bad_read_only_target_is_an_error_that_names_it() {
     needs!(root, "mount", "mkfs.ext4");

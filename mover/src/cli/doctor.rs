@@ -47,11 +47,11 @@ pub struct Check {
     /// What was found.
     pub detail: String,
     /// What to do about it.
-    pub help: Option<&'static str>,
+    pub help: Option<String>,
 }
 
-fn check(name: &str, status: Status, detail: impl Into<String>, help: &'static str) -> Check {
-    let help = (status != Status::Ok).then_some(help);
+fn check(name: &str, status: Status, detail: impl Into<String>, help: &str) -> Check {
+    let help = (status != Status::Ok).then(|| help.to_owned());
     Check { name: name.to_owned(), status, detail: detail.into(), help }
 }
 
@@ -86,13 +86,21 @@ fn store(place: &str) -> Result<Vec<Check>> {
             return Ok(vec![check("place", Status::Fail, error.message, "name an existing directory with -r")]);
         }
     };
-    let mut checks = Vec::new();
-    for held in block_on(conformance(backend.as_ref()))? {
+    let mut checks = vec![unfinished(backend.as_ref())?];
+    let checked = match block_on(conformance(backend.as_ref())) {
+        Err(RepositoryError::Storage(error)) if error.kind.takes_no_writes() => {
+            let detail = format!("{}: what it guarantees cannot be tried: {error}", backend.describe());
+            checks.push(check("place", Status::Fail, detail, &error.guidance().unwrap_or_default()));
+            return Ok(checks);
+        }
+        checked => checked?,
+    };
+    for held in checked {
         let status = if held.passed { Status::Ok } else { Status::Fail };
         let detail = if held.passed { "yes".to_owned() } else { held.detail };
         checks.push(check(held.name, status, detail, "do not keep a repository in this place: it could lose backups"));
     }
-    let all_held = checks.iter().all(|check| check.status == Status::Ok);
+    let all_held = checks.iter().all(|check| check.status != Status::Fail);
     let (status, detail) = match all_held {
         true => (Status::Ok, format!("{} can be trusted with a repository", backend.describe())),
         false => (Status::Fail, format!("{} cannot be trusted with a repository", backend.describe())),
@@ -122,7 +130,7 @@ fn report(session: &Session, checks: &[Check]) -> Result<Exit> {
         output.object("check", fields)?;
         if !output.json {
             output.line(&format!("{status:<5} {}: {}", check.name, check.detail))?;
-            if let Some(help) = check.help {
+            if let Some(help) = &check.help {
                 output.line(&format!("      help: {help}"))?;
             }
         }

@@ -97,7 +97,7 @@ pub fn register_reader(session: &Session, repository: &Repository, set: &str) ->
     };
     match block_on(repository.register(open)) {
         Ok(registration) => Ok(Some(registration)),
-        Err(RepositoryError::Storage(error)) if cannot_write(error.kind) => {
+        Err(RepositoryError::Storage(error)) if error.kind.takes_no_writes() => {
             session.output.note("the repository cannot be written: reading without a registration");
             Ok(None)
         }

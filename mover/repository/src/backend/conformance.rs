@@ -32,11 +32,16 @@ type Outcome = std::result::Result<(), String>;
 /// Runs all checks below a fresh scratch prefix, then removes the scratch objects.
 ///
 /// # Errors
-/// Only if the clean-up cannot list the store. Failed checks are in the result.
+/// If the store takes no writes at present (read-only, full, denied): then nothing is known of what it
+/// guarantees. If the clean-up cannot list the store. Failed checks are in the result.
 pub async fn conformance(backend: &dyn Backend) -> Result<Vec<Check>> {
     let run: [u8; 8] = random_array();
     let prefix = format!("{SCRATCH_PREFIX}/{:016x}", u64::from_le_bytes(run));
     let scratch = Scratch { backend, prefix };
+    if let Err(error) = scratch.can_be_written().await {
+        scratch.clean_up().await?;
+        return Err(error.into());
+    }
     let mut checks = Vec::new();
     let mut record = |name, outcome: Outcome| {
         checks.push(Check { name, passed: outcome.is_ok(), detail: outcome.err().unwrap_or_default() });
@@ -88,6 +93,20 @@ impl Scratch<'_> {
         let created = self.backend.create(&name, Bytes::from_static(body)).await.map_err(said)?;
         expect(created == Created::New, "a new name was reported as taken")?;
         Ok(name)
+    }
+
+    /// Writes as much as the largest check; only what says that no write works now is an error here.
+    async fn can_be_written(&self) -> std::result::Result<(), StorageError> {
+        let mut writer = self.backend.stream(&self.name("room"));
+        let appended = writer.append(vec![Bytes::from(vec![0; LARGE_BYTES])]).await;
+        let written = match appended {
+            Ok(()) => writer.finish().await,
+            Err(error) => Err(error),
+        };
+        match written {
+            Err(error) if error.kind.takes_no_writes() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn round_trip(&self) -> Outcome {
@@ -258,6 +277,17 @@ mod tests {
     #[test]
     fn a_faulty_wrapper_without_faults_conforms() {
         assert_conforms(&FaultyBackend::new(Arc::new(MemoryBackend::new())));
+    }
+
+    /// A full or read-only place was called one that could lose backups, eleven times.
+    #[test]
+    fn a_store_that_takes_no_writes_is_not_judged() {
+        use crate::backend::faulty::{Effect, Fault, Operation};
+        let faulty = FaultyBackend::new(Arc::new(MemoryBackend::new()));
+        faulty.plan(Fault::at(Operation::Append, 1, Effect::Full));
+        assert!(block_on(conformance(&faulty)).unwrap_err().is_full());
+        assert_eq!(faulty.count(Operation::Create, ""), 0);
+        assert_eq!(block_on(faulty.list("")).unwrap(), Vec::new());
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl StorageErrorKind {
         matches!(self, Self::Other)
     }
 
+    /// True if the place as a whole refuses to be written, now or to this user.
+    pub fn takes_no_writes(self) -> bool {
+        matches!(self, Self::Full | Self::ReadOnly | Self::PermissionDenied)
+    }
+
     /// The kind of an operating system error.
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
