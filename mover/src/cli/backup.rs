@@ -84,12 +84,25 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
     };
     let (report, actors) = engine.run(session, view, make)?;
     let totals = shown_totals(&report, args.dry_run);
-    print(session, args, &set, &report, &totals, started.elapsed())?;
-    if args.stats {
-        print_levels(session, &report.levels)?;
-        print_actors(session, &actors)?;
+    let tell = || {
+        print(session, args, &set, &report, &totals, started.elapsed())?;
+        if args.stats {
+            print_levels(session, &report.levels)?;
+            print_actors(session, &actors)?;
+        }
+        let exit = finish(session, args, &set, &report, &totals, started.elapsed())?;
+        session.output.flush().map(|()| exit)
+    };
+    tell().map_err(|error| with_point(error, &report))
+}
+
+/// What could not be told is there all the same.
+fn with_point(mut error: CliError, report: &BackupReport) -> CliError {
+    if let Some(point) = report.point.as_ref().filter(|_| !error.message.is_empty()) {
+        error.message.push_str(&format!("; the backup itself is done: recovery point {}", point.id));
+        error.help = Some("`mover points` shows it; what could not be printed is lost".to_owned());
     }
-    finish(session, args, &set, &report, &totals, started.elapsed())
+    error
 }
 
 /// The totals of the recovery point; a dry run has none, but it has counted.
@@ -198,22 +211,22 @@ fn print(
         let (read, stored) = (human_bytes(counts.bytes_read), human_bytes(counts.bytes_stored));
         return output.say(&format!("stopped after reading {read}; {stored} are stored and kept"));
     }
-    let rate = totals.bytes as f64 / took.as_secs_f64().max(0.001);
+    let rate = totals.bytes_read as f64 / took.as_secs_f64().max(0.001);
     let verb = if args.dry_run { "would back up" } else { "backed up" };
     output.say(&format!(
-        "{verb} {} files, {} directories, {} others: {} in {} ({}/s)",
+        "{verb} {} files, {} directories, {} others: {} in {}",
         human_count(totals.files),
         human_count(totals.directories),
         human_count(totals.others),
         human_bytes(totals.bytes),
         human_duration(took),
-        human_bytes(rate as u64),
     ))?;
     let (read, unchanged) = (human_bytes(totals.bytes_read), human_count(report.counts.files_reused));
     output.say(&match args.dry_run {
         true => format!("would read {read}; {unchanged} files unchanged"),
         false => format!(
-            "read {read}, new {}, stored {}; {unchanged} files unchanged",
+            "read {read} ({}/s), new {}, stored {}; {unchanged} files unchanged",
+            human_bytes(rate as u64),
             human_bytes(totals.bytes_new),
             human_bytes(totals.bytes_stored),
         ),
