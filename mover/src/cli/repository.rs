@@ -31,10 +31,10 @@ pub fn place(session: &Session) -> Result<&str> {
 /// # Errors
 /// A kind of place that this build does not know (exit 2), no directory (exit 10), storage errors.
 pub fn backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
-    if let Some((scheme, _)) = place.split_once("://") {
+    if let Some(scheme) = scheme_of(place) {
         return Err(CliError::usage(
-            format!("a repository at {scheme}:// is not supported by this build"),
-            "name a directory",
+            format!("a repository at '{scheme}:' is not supported by this build: {place}"),
+            format!("name a directory; for one of that very name write ./{place}"),
         ));
     }
     match LocalBackend::open(place, create) {
@@ -44,6 +44,15 @@ pub fn backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The word before a colon that begins a place, such as `sftp:host` or `s3://bucket`: a kind of store, and
+/// never silently a directory of that name.
+fn scheme_of(place: &str) -> Option<&str> {
+    let (word, _) = place.split_once(':')?;
+    let is_word = word.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || "+.-_@".contains(c));
+    is_word.then_some(word)
 }
 
 /// Where this client remembers which history it has seen: `$XDG_STATE_HOME/mover` or
@@ -173,4 +182,25 @@ pub fn chunk_reader(session: &Session, repository: &Repository, history: &Histor
     let share = usize::try_from(session.resolved.memory_bytes / 4).unwrap_or(usize::MAX);
     let index = block_on(Index::load_or_rebuild(repository, history, share))?;
     Ok(Arc::new(ChunkReader::new(repository, index, share.min(256 << 20))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::Exit;
+
+    /// `init -r sftp:foo` made a directory `sftp:foo` and said that all was well.
+    #[test]
+    fn a_kind_of_store_is_no_directory() {
+        for place in ["sftp:foo", "s3://bucket/prefix", "rest:http://host", "user@host:/srv", "cache://host:1"] {
+            let refused = backend(place, true).err().map(|error| (error.exit, error.help.unwrap_or_default()));
+            let (exit, help) = refused.expect(place);
+            assert_eq!(exit, Exit::Usage, "{place}");
+            assert!(help.contains(&format!("./{place}")), "{help}");
+            assert!(!std::path::Path::new(place).exists());
+        }
+        for place in ["/srv/a:b", "./sftp:foo", "../x:y", "plain", "a b:c"] {
+            assert_eq!(scheme_of(place), None, "{place}");
+        }
+    }
 }
