@@ -3,7 +3,8 @@
 //! Patterns have the meaning of gitignore: the last rule that matches decides, a pattern with a slash inside is
 //! anchored at the fileset's root, a trailing slash means directories alone, and nothing below an excluded
 //! directory can be included again. An include is an exclude with `!` before it. Patterns are UTF-8; names are
-//! any bytes.
+//! any bytes. The crate that matches them knows alternatives in braces and no `[:alpha:]`; [`as_git_means`] puts
+//! that right.
 //!
 //! A directory that carries the cache tag (<https://bford.info/cachedir/>) or a file of a given name keeps itself
 //! and that file, and loses the rest. The root of a fileset was named by the user and is never left out.
@@ -124,7 +125,8 @@ fn add_rule(builder: &mut GitignoreBuilder, rule: &FilterRule) -> Result<(), Fil
 }
 
 fn add_line(builder: &mut GitignoreBuilder, line: &str, shown: &str) -> Result<(), FilterError> {
-    match builder.add_line(None, line) {
+    let Some(line) = as_git_means(line) else { return Ok(()) };
+    match builder.add_line(None, &line) {
         Ok(_) => Ok(()),
         Err(error) => Err(FilterError { rule: shown.to_owned(), cause: error.to_string() }),
     }
@@ -133,6 +135,121 @@ fn add_line(builder: &mut GitignoreBuilder, line: &str, shown: &str) -> Result<(
 /// A `#` begins a comment in a file; on the command line it is meant.
 fn literal_hash(pattern: &str) -> String {
     if pattern.starts_with('#') { format!("\\{pattern}") } else { pattern.to_owned() }
+}
+
+/// The pattern in the dialect of the crate that matches it: braces are literal, POSIX classes are spelled out, a
+/// backslash in a class escapes. `None` if git matches nothing with it: it ends in a lone
+/// backslash, or in brackets that are not closed.
+fn as_git_means(pattern: &str) -> Option<String> {
+    let mut translated = String::with_capacity(pattern.len());
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => translated.extend([c, rest.next()?]),
+            '{' | '}' => translated.extend(['\\', c]),
+            '[' => {
+                let (class, after) = Class::parse(rest.as_str())?;
+                class.write(&mut translated);
+                rest = after.chars();
+            }
+            c => translated.push(c),
+        }
+    }
+    Some(translated)
+}
+
+/// A bracket expression.
+struct Class {
+    negated: bool,
+    ranges: Vec<(char, char)>,
+}
+
+impl Class {
+    /// Reads what follows `[`; gives what follows the `]` too. `None` if it is not closed.
+    fn parse(text: &str) -> Option<(Self, &str)> {
+        let negated = text.starts_with(['!', '^']);
+        let mut rest = if negated { &text[1..] } else { text };
+        let mut ranges: Vec<(char, char)> = Vec::new();
+        let mut is_first = true;
+        loop {
+            if let Some(after) = rest.strip_prefix(']').filter(|_| !is_first) {
+                return Some((Class { negated, ranges }, after));
+            }
+            is_first = false;
+            if let Some((name, after)) = rest.strip_prefix("[:").and_then(|inner| inner.split_once(":]"))
+                && let Some(named) = posix_class(name)
+            {
+                ranges.extend(named);
+                rest = after;
+                continue;
+            }
+            let (from, after) = one_of_class(rest)?;
+            rest = after;
+            let mut until = from;
+            if let Some(end) = rest.strip_prefix('-').filter(|end| !end.starts_with(']')) {
+                (until, rest) = one_of_class(end)?;
+            }
+            ranges.push((from, until));
+        }
+    }
+
+    /// Writes it without escapes, which the crate does not know in brackets: `]` stands first, `-` last, what would
+    /// negate not at the front; and if there is nothing else to put there, as alternatives.
+    fn write(&self, into: &mut String) {
+        const SPECIAL: [char; 4] = [']', '!', '^', '-'];
+        let has = |c: char| self.ranges.iter().any(|(from, until)| (*from..=*until).contains(&c));
+        let mut plain = String::new();
+        for (from, until) in &self.ranges {
+            // Borders must be no special characters; these are written by themselves.
+            let mut inner = (*from..=*until).filter(|c| !SPECIAL.contains(c));
+            if from > until {
+                plain.extend([*from, '-', *until]);
+            } else if let Some(first) = inner.next() {
+                plain.extend([first, '-', inner.next_back().unwrap_or(first)]);
+            }
+        }
+        if plain.is_empty() && !self.negated {
+            let specials: Vec<String> = SPECIAL.into_iter().filter(|c| has(*c)).map(|c| format!("\\{c}")).collect();
+            into.push_str(&format!("{{{}}}", specials.join(",")));
+            return;
+        }
+        into.push_str(if self.negated { "[!" } else { "[" });
+        if has(']') {
+            into.push(']');
+        }
+        into.push_str(&plain);
+        into.extend(['!', '^', '-'].into_iter().filter(|c| has(*c)));
+        into.push(']');
+    }
+}
+
+/// One character of a class, which a backslash makes literal, and what follows.
+fn one_of_class(text: &str) -> Option<(char, &str)> {
+    let mut chars = text.chars();
+    match chars.next()? {
+        '\\' => chars.next().map(|c| (c, chars.as_str())),
+        c => Some((c, chars.as_str())),
+    }
+}
+
+/// The ASCII characters of `[:name:]`.
+fn posix_class(name: &str) -> Option<Vec<(char, char)>> {
+    let (lower, upper, digit) = (('a', 'z'), ('A', 'Z'), ('0', '9'));
+    Some(match name {
+        "alpha" => vec![lower, upper],
+        "lower" => vec![lower],
+        "upper" => vec![upper],
+        "digit" => vec![digit],
+        "alnum" => vec![lower, upper, digit],
+        "xdigit" => vec![digit, ('a', 'f'), ('A', 'F')],
+        "blank" => vec![(' ', ' '), ('\t', '\t')],
+        "space" => vec![(' ', ' '), ('\t', '\r')],
+        "cntrl" => vec![('\0', '\x1f'), ('\x7f', '\x7f')],
+        "punct" => vec![('!', '/'), (':', '@'), ('[', '`'), ('{', '~')],
+        "graph" => vec![('!', '~')],
+        "print" => vec![(' ', '~')],
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -178,6 +295,41 @@ mod tests {
         assert!(!filter.leaves_out(b"a/tmp", &file));
         assert!(filter.leaves_out(b"#notes#", &file));
         assert!(filter.leaves_out(b"\xff\xfe/x.o", &file));
+    }
+
+    /// `{a,b}` left out `a` and `b`, `[[:alpha:]]` matched no letter, and a lone `\` was an error: none of that is what
+    /// git does with such a line.
+    #[test]
+    fn braces_classes_and_backslashes_mean_what_they_mean_to_git() {
+        let leaves_out = |pattern: &str, name: &str| {
+            let rules = vec![FilterRule::Exclude(pattern.into())];
+            let filter = Filter::new(FilterOptions { rules, ..FilterOptions::default() }).expect(pattern);
+            filter.leaves_out(name.as_bytes(), &stat(FileKind::File, 1))
+        };
+        for (pattern, matched, unmatched) in [
+            ("{a,b}", "{a,b}", "a"),
+            ("x\\{y}", "x{y}", "x\\{y}"),
+            ("*.{o}", "f.{o}", "f.o"),
+            ("[[:alpha:]]1", "x1", ":1"),
+            ("[![:digit:]]", "x", "7"),
+            ("[[:punct:]]", "]", "a"),
+            ("[[:punct:]]", "!", "0"),
+            ("[[:alnum:]_-]", "-", "."),
+            ("[]]", "]", "a"),
+            ("[\\]]", "]", "\\"),
+            ("[!]]", "a", "]"),
+            ("[a\\-c]", "-", "b"),
+            ("[a-c]", "b", "-"),
+            ("[+--]", ",", "."),
+            ("[\\^]", "^", "a"),
+            ("[\\^\\!]", "!", "a"),
+            ("[^\\^]", "a", "^"),
+            ("[{}]", "{", "a"),
+        ] {
+            assert!(leaves_out(pattern, matched), "{pattern} on {matched}");
+            assert!(!leaves_out(pattern, unmatched), "{pattern} on {unmatched}");
+        }
+        assert!(!leaves_out("a\\", "a\\") && !leaves_out("[ab", "[ab"), "git matches nothing with these");
     }
 
     #[test]
