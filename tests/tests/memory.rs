@@ -1,4 +1,4 @@
-//! Peak memory stays within `--memory` and 64 MiB, under a cgroup that kills what takes more.
+//! Peak memory stays within `--memory` and 64 MiB, under a cgroup that kills what takes more (FAILURES F30).
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ fn both_ways_within_the_budget(repo: &Repo, source: &Path) {
 }
 
 #[test]
-fn memory_large_files() {
+fn f30_memory_large_files() {
     needs!(root);
     let repo = Repo::new();
     let source = repo.directory("source");
@@ -51,7 +51,7 @@ fn memory_large_files() {
 }
 
 #[test]
-fn memory_many_small_files() {
+fn f30_memory_many_small_files() {
     needs!(root);
     let repo = Repo::new();
     let source = repo.directory("source");
@@ -61,7 +61,7 @@ fn memory_many_small_files() {
 }
 
 #[test]
-fn memory_one_directory_of_many_names_and_links() {
+fn f30_memory_one_directory_of_many_names_and_links() {
     needs!(root);
     let repo = Repo::new();
     let source = repo.directory("source");
@@ -77,11 +77,33 @@ fn memory_one_directory_of_many_names_and_links() {
 }
 
 #[test]
-fn memory_one_huge_file_first_and_many_small_ones_after_it() {
+fn f30_memory_one_huge_file_first_and_many_small_ones_after_it() {
     needs!(root);
     let repo = Repo::new();
     let source = repo.directory("source");
     write_random(&source.join("0-huge"), 600 * MIB, 1);
     small_files(&source.join("small"), 10_000, 0, 2 * KIB, 2);
     both_ways_within_the_budget(&repo, &source);
+}
+
+/// The maintenance commands of other tools ran out of memory. Those that exist keep to the budget too.
+#[test]
+fn f30_verify_and_repair_keep_to_the_budget() {
+    needs!(root);
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    write_random(&source.join("large"), 300 * MIB, 1);
+    small_files(&source.join("small"), 30_000, 0, 3 * KIB, 2);
+    repo.backup(&source);
+    let limit = match MemoryLimit::new(BUDGET + 64 * MIB) {
+        Ok(limit) => limit,
+        Err(reason) => skip_test!(reason),
+    };
+    for arguments in
+        [&["verify", "--memory", "128MiB", "--data", "all"][..], &["repair", "index", "--memory", "128MiB"]]
+    {
+        let run = finish(limit.wrap(&repo.command(arguments[0], &arguments[1..])), None);
+        assert!(!limit.killed(), "{arguments:?} took more than its budget and 64 MiB: {run}");
+        run.expect(exit::DONE);
+    }
 }

@@ -199,13 +199,33 @@ fn readable_program(repo: &Repo) -> PathBuf {
 }
 
 #[test]
-fn incremental_reread_share_reads_unchanged_files() {
+fn f24_incremental_reread_share_reads_unchanged_files() {
     let (repo, source) = backed_up();
     let all = repo.backup_with(&source, &["--reread", "1/1"]);
     assert_eq!(all.bytes_read(), all.bytes());
     assert_eq!(all.bytes_new(), 0);
     let some = repo.backup_with(&source, &["--reread", "1/4"]);
     assert!(some.bytes_read() < some.bytes());
+}
+
+/// A cache of what was seen last may be lost or wrong: here it is the parent's manifest. Without it everything is read,
+/// nothing is stored twice, and the new point is whole.
+#[test]
+fn f24_parent_that_cannot_be_read_costs_reads_and_nothing_else() {
+    let (repo, source) = backed_up();
+    // Structure packs hold the pages that a backup reads of its parent: byte 8 of the header tells the kind.
+    let packs = repo.objects().into_iter().filter(|(path, _)| path.starts_with("packs"));
+    let structure: Vec<_> = packs
+        .map(|(path, _)| repo.place().join(path))
+        .filter(|path| std::fs::read(path).expect("a pack")[8] == 5)
+        .collect();
+    assert!(!structure.is_empty());
+    for path in &structure {
+        std::fs::remove_file(path).expect("lose the pages");
+    }
+    let again = repo.backup(&source);
+    assert_eq!((again.bytes_read(), again.bytes_new()), (again.bytes(), 0));
+    repo.restore(&again.point(), &source, "target");
 }
 
 #[test]
