@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::units::{DataShare, OneIn, Period, Size};
@@ -130,7 +130,7 @@ pub struct BackupArgs {
     #[arg(long)]
     pub stats: bool,
 
-    /// Leave out what matches, with the meaning of .gitignore (may be repeated)
+    /// Leave out what matches, with the meaning of a line in .gitignore (may be repeated)
     #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]
     pub exclude: Vec<String>,
     /// Keep what matches although an earlier rule leaves it out; the last match decides
@@ -260,12 +260,13 @@ pub struct DumpArgs {
 
 /// `mover restore`
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("place").required(true).args(["target", "in_place"])))]
 pub struct RestoreArgs {
     /// `latest`, an id prefix, or a time (the latest point not after it)
     #[arg(value_name = "POINT")]
     pub point: String,
     /// Put everything below this directory, at its absolute source path
-    #[arg(long, value_name = "DIR", required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
     /// Put everything back where it came from
     #[arg(long)]

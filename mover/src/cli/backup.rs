@@ -42,6 +42,9 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
     let settings = &session.resolved.settings;
     // wrong usage is told before a password is asked for
     repository::place(session)?;
+    if settings.backup.set.as_deref() == Some("") {
+        return Err(CliError::usage("a set needs a name", "leave --set away for <host>:<sorted absolute paths>"));
+    }
     let roots = match &args.stdin {
         Some(name) => {
             check_stream_name(name)?;
@@ -142,6 +145,7 @@ fn stream_input(host: &str, name: &str) -> Result<Input> {
 
 fn file_input(session: &Session, args: &BackupArgs, host: &str, roots: &[Root]) -> Result<Input> {
     let place = Path::new(repository::place(session)?);
+    filesets::refuse_below(place, roots)?;
     let left_out = filesets::leave_out(place, "the repository itself was left out").into_iter().collect();
     let source = filesets::source(session, roots, args.list_excluded, left_out)?;
     let paths: Vec<&[u8]> = roots.iter().map(|root| root.path.as_os_str().as_bytes()).collect();

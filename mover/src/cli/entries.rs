@@ -54,7 +54,12 @@ pub fn find<'p>(chunks: &Arc<ChunkReader>, point: &'p RecoveryPoint, path: &Path
 
 /// The absolute path of an entry, as `restore --path` takes it.
 pub fn absolute(fileset: &SealedFileset, path: &[u8]) -> Vec<u8> {
-    match (fileset.root_path.as_slice(), path) {
+    below(&fileset.root_path, path)
+}
+
+/// `path` below `root`.
+pub fn below(root: &[u8], path: &[u8]) -> Vec<u8> {
+    match (root, path) {
         (root, b"") => root.to_vec(),
         (b"/", path) => [b"/", path].concat(),
         (root, path) => [root, b"/", path].concat(),

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mover_actors::source::file::{ExcludedInode, FileSource, FileSourceOptions};
 use mover_actors::source::filter::{FilterOptions, FilterRule};
 use mover_actors::source::{
-    Attributes, FileKind, FileRequest, FilesRead, FilesetSpec, Listed, Listing, Source, SourceFile, SourceFuture, Stat,
+    Attributes, FileKind, FileRequest, FilesRead, FilesetSpec, Listed, Listing, ListingRest, Source, SourceFile,
+    SourceFuture, Stat,
 };
 
 use super::Session;
@@ -45,6 +46,12 @@ pub fn roots(typed: &[PathBuf], configured: &[FilesetSettings]) -> Result<Vec<Ro
     let mut roots: Vec<Root> = Vec::new();
     for fileset in named {
         let path = real_path(&fileset.path)?;
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+            return Err(CliError::failed(
+                format!("{} is a socket: there is nothing in it to back up", shown(&path)),
+                "name the directory of what serves it; sockets below a PATH are left out and counted",
+            ));
+        }
         if roots.iter().any(|root| root.path == path) {
             return Err(CliError::usage(format!("{} is named twice", path.display()), "name each PATH once"));
         }
@@ -108,7 +115,7 @@ pub fn source(
         FileSource::new(options)
             .map_err(|error| CliError::failed(error.to_string(), "check the path, or the pattern, and run it again"))
     };
-    if roots.iter().all(|root| root.rules.is_empty()) {
+    if !name_excluded && roots.iter().all(|root| root.rules.is_empty()) {
         let paths = roots.iter().map(|root| root.path.clone()).collect();
         return Ok(Arc::new(open(paths, &[])?));
     }
@@ -119,7 +126,8 @@ pub fn source(
     Ok(Arc::new(Sequence { parts }))
 }
 
-/// Several sources of one fileset each as one, so that each fileset can have rules of its own.
+/// Several sources of one fileset each as one, so that each fileset can have rules of its own, and what is
+/// left out of it is named by its absolute path.
 struct Sequence {
     parts: Vec<FileSource>,
 }
@@ -142,7 +150,8 @@ impl Source for Sequence {
     }
 
     fn list(&self, k: usize, directory: &[u8]) -> SourceFuture<Listing> {
-        self.parts[k].list(0, directory)
+        let (root, listed) = (self.parts[k].fileset(0).root_path, self.parts[k].list(0, directory));
+        Box::pin(async move { Ok(named_by(root, listed.await?)) })
     }
 
     fn stat(&self, k: usize, path: &[u8]) -> SourceFuture<Stat> {
@@ -160,6 +169,44 @@ impl Source for Sequence {
     fn open_file(&self, k: usize, path: &[u8], stat: &Stat) -> SourceFuture<Arc<dyn SourceFile>> {
         self.parts[k].open_file(0, path, stat)
     }
+}
+
+/// The listing with absolute paths of what was left out.
+fn named_by(root: Vec<u8>, mut listing: Listing) -> Listing {
+    for path in &mut listing.excluded.paths {
+        *path = super::entries::below(&root, path);
+    }
+    listing.more = listing.more.map(|rest| Box::new(NamedRest { root, rest }) as Box<dyn ListingRest>);
+    listing
+}
+
+struct NamedRest {
+    root: Vec<u8>,
+    rest: Box<dyn ListingRest>,
+}
+
+impl ListingRest for NamedRest {
+    fn next(self: Box<Self>) -> SourceFuture<Listing> {
+        let NamedRest { root, rest } = *self;
+        let listed = rest.next();
+        Box::pin(async move { Ok(named_by(root, listed.await?)) })
+    }
+}
+
+/// Refuses paths inside the repository: a backup of it into itself would never be what was meant.
+pub fn refuse_below(repository: &Path, roots: &[Root]) -> Result<()> {
+    let Ok(repository) = fs::canonicalize(repository) else { return Ok(()) };
+    match roots.iter().find(|root| root.path.starts_with(&repository)) {
+        None => Ok(()),
+        Some(root) => Err(CliError::usage(
+            format!("{} lies inside the repository {}", shown(&root.path), shown(&repository)),
+            "name what the repository is to protect, or another repository with -r",
+        )),
+    }
+}
+
+fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
 }
 
 /// The default set: `<host>:<sorted absolute paths>`, printable, paths joined by commas.
@@ -192,5 +239,23 @@ mod tests {
         assert_eq!(exit_of(&[]), Some(Exit::Usage));
         assert_eq!(exit_of(&[real.clone(), real.join("link")]), Some(Exit::Usage));
         assert_eq!(exit_of(&[real.join("missing")]), Some(Exit::Failed));
+    }
+
+    /// A backup of a socket ended with 0 and a recovery point of nothing; one of a part of the repository would
+    /// chase its own tail.
+    #[test]
+    fn a_socket_and_the_repository_itself_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(real.join("socket")).unwrap();
+        assert_eq!(roots(&[real.join("socket")], &[]).err().map(|error| error.exit), Some(Exit::Failed));
+        drop(socket);
+        for inside in ["repository", "repository/packs"] {
+            fs::create_dir_all(real.join(inside)).unwrap();
+            let named = roots(&[real.join(inside)], &[]).unwrap();
+            let refused = refuse_below(&real.join("repository"), &named).unwrap_err();
+            assert!(refused.exit == Exit::Usage && refused.message.contains(inside), "{}", refused.message);
+        }
+        refuse_below(&real.join("repository"), &roots(&[real], &[]).unwrap()).unwrap();
     }
 }

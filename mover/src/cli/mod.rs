@@ -76,17 +76,34 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn report_usage(error: &clap::Error, arguments: &[OsString]) -> Exit {
-    let _ = error.print();
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return Exit::Done;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            return Exit::Done;
+        }
+        // no command at all: the help is the answer
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => _ = error.print(),
+        _ => {
+            let text = error.to_string();
+            terminal::say(&format!("mover: {}", text.strip_prefix("error: ").unwrap_or(&text).trim_end()));
+        }
     }
     if arguments.iter().any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let message = usage_message(error);
         let fields = serde_json::json!({ "message": message, "help": "see --help", "exit_code": Exit::Usage.code() });
         let _ = Output::new(true, false).object("error", fields);
     }
     Exit::Usage
+}
+
+/// What is wrong with the command line, in one line: the first paragraph of what the parser says.
+fn usage_message(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command was given".to_owned();
+    }
+    let text = error.to_string();
+    let first = text.strip_prefix("error: ").unwrap_or(&text).lines().take_while(|line| !line.trim().is_empty());
+    first.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// Log lines go to standard error, and only if `RUST_LOG` asks for them.
@@ -117,5 +134,26 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Config(args) => match args.what {
             ConfigCommand::Show => config_show::run(&session),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The JSON error of a restore without a place ended in "arguments were not provided:", and nothing told that
+    /// there is `--in-place`.
+    #[test]
+    fn a_usage_error_says_all_in_one_line() {
+        let message = |typed: &[&str]| {
+            let error = Cli::parse_ordered(&typed.iter().map(OsString::from).collect::<Vec<_>>()).unwrap_err();
+            usage_message(&error)
+        };
+        let missing = message(&["mover", "restore", "latest"]);
+        assert!(missing.contains("--target") && missing.contains("--in-place"), "{missing}");
+        let both = message(&["mover", "restore", "latest", "--target", "/t", "--in-place"]);
+        assert!(both.contains("--target") && both.contains("--in-place"), "{both}");
+        assert!(message(&["mover", "backup", "--nonsense"]).contains("--nonsense"));
+        assert_eq!(message(&["mover"]), "no command was given");
     }
 }

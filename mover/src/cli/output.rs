@@ -60,7 +60,8 @@ impl Output {
     /// A name as this output shows it: escaped on a terminal; elsewhere raw, but for names in which a line
     /// break or a backslash would leave open what was meant.
     pub fn name(&self, name: &[u8]) -> Vec<u8> {
-        if self.terminal { escape(name).into_bytes() } else { name.to_vec() }
+        let is_ambiguous = name.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\');
+        if self.terminal || is_ambiguous { escape(name).into_bytes() } else { name.to_vec() }
     }
 
     /// Bytes of a file (`dump`).

@@ -157,6 +157,15 @@ fn command_wrong_usage_exits_2_and_says_how() {
     }
     Mover::run(&["--help"]).expect(exit::DONE);
     Mover::run(&["--version"]).expect(exit::DONE);
+    // In our own words, and all of them in the JSON too.
+    let repo = Repo::new();
+    let run = repo.run("restore", &["latest", "--json"]).expect(exit::USAGE);
+    assert!(run.stderr.starts_with("mover: ") && run.stderr.contains("--in-place"), "{run}");
+    assert!(run.text().contains("--target") && run.text().contains("--in-place"), "{run}");
+    let source = repo.directory("source");
+    repo.run("backup", &["--set".as_ref(), "".as_ref(), source.as_os_str()]).expect_error(exit::USAGE, "name");
+    repo.run("backup", &[repo.place().join("keys").as_os_str()]).expect_error(exit::USAGE, "inside the repository");
+    assert_eq!(repo.objects().iter().filter(|(path, _)| path.starts_with("log")).count(), 0);
 }
 
 #[test]

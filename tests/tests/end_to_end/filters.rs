@@ -108,12 +108,20 @@ fn filter_size_limit_leaves_large_files_out() {
 fn filter_what_was_left_out_is_listed_on_request() {
     let repo = Repo::new();
     let source = tree(&repo);
-    let run = repo.run(
-        "backup",
-        &["--json".as_ref(), "--list-excluded".as_ref(), "--exclude".as_ref(), "*.log".as_ref(), source.as_os_str()],
-    );
-    let text = run.expect(0).text();
-    assert!(text.contains("deep/drop.log"), "{text}");
+    let other = repo.directory("other");
+    write(&other.join("deep/drop.log"), b"x");
+    let mut arguments: Vec<&std::ffi::OsStr> =
+        ["--json", "--list-excluded", "--exclude", "*.log"].iter().map(std::ffi::OsStr::new).collect();
+    arguments.extend([source.as_os_str(), other.as_os_str()]);
+    let run = repo.run("backup", &arguments).expect(0);
+    // By absolute paths: `deep/drop.log` alone would be in both.
+    let lines = mover_tests::summary::json_lines(&run.stdout);
+    let named: Vec<&str> =
+        lines.iter().filter(|line| line["type"] == "excluded").filter_map(|line| line["path"].as_str()).collect();
+    for root in [&source, &other] {
+        let path = root.canonicalize().expect("a real path").join("deep/drop.log");
+        assert!(named.contains(&path.to_str().expect("plain")), "{named:?}");
+    }
 }
 
 #[test]
