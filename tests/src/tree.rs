@@ -65,7 +65,11 @@ pub fn settle(directory: &Path) {
 pub fn files_below(directory: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     visit(directory, &mut |path| {
-        let status = std::fs::symlink_metadata(path).expect("stat");
+        let status = match std::fs::symlink_metadata(path) {
+            // A repository in use: an object has just been given its name.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            status => status.expect("stat"),
+        };
         if status.is_file() {
             found.push((path.strip_prefix(directory).expect("below").to_owned(), status.len()));
         }

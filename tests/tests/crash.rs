@@ -23,7 +23,7 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 }
 
 fn stored_bytes(repo: &Repo) -> u64 {
-    // Packs in progress have names that the layout hides; they count as stored only once they are named.
+    // Packs in progress are among them: what they hold is lost with the run, and stored again.
     repo.objects().iter().filter(|(path, _)| path.starts_with("packs")).map(|(_, bytes)| bytes).sum()
 }
 

@@ -19,6 +19,14 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Pool {
     jobs: Option<crossbeam::channel::Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
+    under_way: Arc<Mutex<UnderWay>>,
+}
+
+/// Work that is queued or running, and who waits for its end.
+#[derive(Default)]
+struct UnderWay {
+    jobs: usize,
+    waiting: Vec<Waker>,
 }
 
 impl Pool {
@@ -37,7 +45,7 @@ impl Pool {
                     .expect("the system starts a thread")
             })
             .collect();
-        Arc::new(Pool { jobs: Some(sender), threads: handles })
+        Arc::new(Pool { jobs: Some(sender), threads: handles, under_way: Arc::default() })
     }
 
     /// Queues `work`. It runs even if the returned future is dropped.
@@ -53,14 +61,37 @@ impl Pool {
 
     /// Queues `work` without a result; a panic in it ends the work, not the thread.
     pub fn execute(&self, work: impl FnOnce() + Send + 'static) {
+        let under_way = Arc::clone(&self.under_way);
+        under_way.lock().jobs += 1;
         let job: Job = Box::new(move || {
             let _ = catch_unwind(AssertUnwindSafe(work));
+            let waiting = {
+                let mut under_way = under_way.lock();
+                under_way.jobs -= 1;
+                if under_way.jobs == 0 { std::mem::take(&mut under_way.waiting) } else { Vec::new() }
+            };
+            waiting.into_iter().for_each(Waker::wake);
         });
         self.jobs
             .as_ref()
             .expect("the queue lives as long as the pool")
             .send(job)
             .expect("the threads live as long as the pool");
+    }
+}
+
+impl Pool {
+    /// Resolves when nothing is queued or running: work goes on although nobody waits for its result any more.
+    pub async fn idle(&self) {
+        std::future::poll_fn(|context| {
+            let mut under_way = self.under_way.lock();
+            if under_way.jobs == 0 {
+                return Poll::Ready(());
+            }
+            under_way.waiting.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -207,6 +238,21 @@ mod tests {
         }
         drop(pool);
         assert_eq!(done.load(Ordering::SeqCst), 100);
+    }
+
+    #[test]
+    fn idle_waits_for_work_whose_result_nobody_wants() {
+        let pool = Pool::new("test", 2);
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..20 {
+            let done = Arc::clone(&done);
+            drop(pool.run(move || {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                done.fetch_add(1, Ordering::SeqCst)
+            }));
+        }
+        block_on(pool.idle());
+        assert_eq!(done.load(Ordering::SeqCst), 20);
     }
 
     #[test]
