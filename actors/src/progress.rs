@@ -3,7 +3,7 @@
 //! Relaxed atomics, written by any shard, read by any thread. Must never be used to decide anything.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -98,6 +98,7 @@ pub struct Progress {
     phase: AtomicU8,
     filesets: AtomicU64,
     fileset: AtomicU64,
+    is_restore: AtomicBool,
     actors: Mutex<Vec<Arc<ActorStats>>>,
 }
 
@@ -121,6 +122,11 @@ impl Progress {
     /// Says what the job as a whole does now.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Says that the job writes to a target what it reads from the repository.
+    pub fn set_restore(&self) {
+        self.is_restore.store(true, Ordering::Relaxed);
     }
 
     /// Says which of how many filesets is being moved, from 0.
@@ -177,6 +183,7 @@ impl Progress {
             fileset: self.fileset.load(Ordering::Relaxed),
             filesets: self.filesets.load(Ordering::Relaxed),
             memory_in_use_bytes: self.memory_in_use_bytes.load(Ordering::Relaxed),
+            is_restore: self.is_restore.load(Ordering::Relaxed),
             actors: self.actors.lock().iter().map(|stats| stats.snapshot()).collect(),
         }
     }
@@ -201,8 +208,19 @@ pub struct Snapshot {
     pub filesets: u64,
     /// Bytes of the budget that are lent out.
     pub memory_in_use_bytes: u64,
+    /// The job is a restore.
+    pub is_restore: bool,
     /// Every actor on every shard.
     pub actors: Vec<ActorSnapshot>,
+}
+
+impl Snapshot {
+    /// Plain bytes that are done, of those expected. A large file counts as done at its end; what was moved of it before
+    /// that is progress too. What a restore reads is sealed, and other bytes than those that it restores.
+    pub fn bytes_done(&self) -> u64 {
+        let moved = if self.is_restore { self.counts.bytes_stored } else { self.counts.bytes_read };
+        self.counts.bytes.max(moved)
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +259,20 @@ mod tests {
         let value = |name| told.iter().find(|(told, _)| told == name).map(|(_, value)| value.load(Ordering::Relaxed));
         assert_eq!(value("mover_bytes_read_total"), Some(77));
         assert!(value("mover_actor_busy_seconds").is_some());
+    }
+
+    /// A restore showed "121.1 MiB of 118.6 MiB": the sealed bytes that it read were taken for restored ones.
+    #[test]
+    fn a_restore_is_as_far_as_its_plain_bytes() {
+        let progress = Progress::new();
+        progress.add_bytes_read(121);
+        progress.add_bytes(60);
+        progress.add_bytes_stored(70);
+        assert_eq!(progress.snapshot().bytes_done(), 121);
+        progress.set_restore();
+        assert_eq!(progress.snapshot().bytes_done(), 70);
+        progress.add_bytes(58);
+        assert_eq!(progress.snapshot().bytes_done(), 118);
     }
 
     #[test]

@@ -253,6 +253,45 @@ fn bad_target_without_room_is_refused_before_the_first_byte() {
     assert!(!run.panicked() && names_below(mount.place()).is_empty(), "{run}");
 }
 
+/// A restore in place measured the root file system, not the one that the files go to.
+#[test]
+fn bad_place_without_room_is_refused_where_the_files_go() {
+    needs!(root, "mount");
+    let mount = match Mount::tmpfs(16 * MIB) {
+        Ok(mount) => mount,
+        Err(reason) => skip_test!(reason),
+    };
+    let repo = Repo::new();
+    let source = mount.place().join("source");
+    write_random(&source.join("file"), 8 * MIB, 1);
+    let point = repo.backup(&source).point();
+    std::fs::remove_file(source.join("file")).expect("remove");
+    mount.fill(2 * MIB);
+    let run = repo.run("restore", &["--json", &point, "--in-place"]);
+    let run = run.expect_error(exit::FAILED, mount.place().to_str().expect("plain"));
+    assert!(run.stderr.contains("the restore needs"), "{run}");
+    assert!(!source.join("file").exists() && names_below(&source).is_empty());
+}
+
+/// Files that are about to be replaced were counted as if they stayed: a second restore into a disk that is more than
+/// half full was refused.
+#[test]
+fn bad_target_that_is_half_full_of_the_same_files_has_room_for_them() {
+    needs!(root, "mount");
+    let mount = match Mount::tmpfs(16 * MIB) {
+        Ok(mount) => mount,
+        Err(reason) => skip_test!(reason),
+    };
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    for number in 0..20 {
+        write_random(&source.join(format!("file-{number}")), MIB / 2, number);
+    }
+    let point = repo.backup(&source).point();
+    repo.restore_run(&point, mount.place(), &[]).expect(exit::DONE);
+    repo.restore_run(&point, mount.place(), &["--verify".as_ref()]).expect(exit::DONE);
+}
+
 #[test]
 fn bad_target_without_inodes_is_refused_before_the_first_byte() {
     needs!(root, "mount", "mkfs.ext4");

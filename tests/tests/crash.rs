@@ -93,11 +93,16 @@ fn crash_at_half_way_stores_at_most_a_tenth_again() {
     repo.verify_all();
 }
 
+/// A killed restore leaves nothing half-written under a final name, and the rerun after it brings every byte and leaves
+/// no temporary name: not of files that had their final mode, nor of links or further names.
 #[test]
 fn crash_of_a_restore_leaves_no_half_file_and_a_rerun_completes() {
     let repo = Repo::new();
     let source = repo.directory("source");
     small_files(&source, 500, 0, 20 * KIB, 1);
+    for number in 0..200 {
+        std::os::unix::fs::symlink(format!("to-{number}"), source.join(format!("link-{number}"))).expect("symlink");
+    }
     for number in 0..4 {
         write_random(&source.join(format!("large-{number}")), 40 * MIB, number);
     }
@@ -119,8 +124,10 @@ fn crash_of_a_restore_leaves_no_half_file_and_a_rerun_completes() {
         }
     }
     repo.restore_run(&point, &target, &[]).expect(exit::DONE);
+    assert_eq!(names_below(&place), names_below(&source), "something is missing or left over after the rerun");
     for (name, _) in files_below(&source) {
-        assert!(place.join(&name).exists(), "{} is missing after the rerun", name.display());
+        let content = |root: &std::path::Path| std::fs::read(root.join(&name)).expect("read");
+        assert!(content(&source) == content(&place), "{} differs after the rerun", name.display());
     }
 }
 

@@ -293,7 +293,7 @@ impl Closer<'_> {
         let paths = links.iter().flat_map(|link| [link.first.clone(), link.path.clone()]).collect();
         let existing = self.site.target.existing(paths).await.map_err(|error| target_failure(&error))?;
         let is_there = |pair: &[Result<Option<crate::restore::target::Existing>, _>]| match pair {
-            [Ok(Some(first)), Ok(Some(second))] => first.inode == second.inode,
+            [Ok(Some(first)), Ok(Some(second))] => first.is_same_file(second),
             _ => false,
         };
         let mut wanted = Vec::with_capacity(links.len());

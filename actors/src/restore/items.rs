@@ -1,7 +1,8 @@
 //! Entries of a fileset as the target sees them: where each one lands, and whether the overwrite rule keeps what is
 //! there. Used by the plan, the survey before it and the comparison after it.
 //!
-//! Limits: [`ITEMS_MAX`] entries at a time, one look-up in the target for all of them. On the planner's shard.
+//! Limits: [`ITEMS_MAX`] entries at a time, one look-up in the target for all of them. On the planner's shard. Must never
+//! judge what cannot be looked at: where a directory has to be opened first, the look-up comes after that.
 
 use mover_repository::RepositoryError;
 use mover_repository::manifest::{Entry, Kind};
@@ -10,7 +11,7 @@ use crate::error::Failure;
 use crate::restore::selection::target_path;
 use crate::restore::site::target_failure;
 use crate::restore::target::{Existing, NodeKind, Overwrite, Target, TargetMeta};
-use crate::restore::walk::Walk;
+use crate::restore::walk::{Step, Walk};
 use crate::source::FileKind;
 
 /// Entries that are looked at together.
@@ -28,6 +29,8 @@ pub struct Item {
     pub path: Vec<u8>,
     /// It is only a directory on the way to what was selected.
     pub on_the_way: bool,
+    /// Its number in the walk.
+    pub number: u64,
     /// What is there, as far as the rule had to know.
     pub existing: Option<Existing>,
     /// The rule keeps what is there.
@@ -51,26 +54,33 @@ pub fn node_kind(kind: &Kind) -> Option<NodeKind> {
     }
 }
 
-/// True if the rule leaves alone what exists where `entry` would land. A hard link is not judged by size and time:
-/// whether it is one is seen when links are made.
+/// True if the rule leaves alone what exists where `entry` would land. Of a directory where a directory goes, only the
+/// attributes are at stake, so it is never kept.
 fn keeps(rule: Overwrite, existing: &Existing, entry: &Entry) -> bool {
+    if entry.kind == Kind::Directory && existing.kind == FileKind::Directory {
+        return false;
+    }
     match rule {
         Overwrite::Always => false,
         Overwrite::Never => true,
         Overwrite::IfNewer => existing.mtime >= entry.meta.mtime,
-        Overwrite::IfChanged => {
-            let expected = match &entry.kind {
-                Kind::File => FileKind::File,
-                Kind::Symlink { .. } => FileKind::Symlink,
-                Kind::Fifo => FileKind::Fifo,
-                Kind::CharDevice { .. } => FileKind::CharDevice,
-                Kind::BlockDevice { .. } => FileKind::BlockDevice,
-                Kind::Directory | Kind::HardLink { .. } => return false,
-            };
-            let same_size = entry.kind != Kind::File || existing.size == entry.meta.size;
-            existing.kind == expected && same_size && existing.mtime == entry.meta.mtime
-        }
+        Overwrite::IfChanged => looks_restored(existing, entry),
     }
+}
+
+/// True if what exists has the kind, size and time that a restore of `entry` leaves. A hard link is not judged by
+/// these: whether it is one is seen when links are made.
+pub fn looks_restored(existing: &Existing, entry: &Entry) -> bool {
+    let expected = match &entry.kind {
+        Kind::File => FileKind::File,
+        Kind::Symlink { .. } => FileKind::Symlink,
+        Kind::Fifo => FileKind::Fifo,
+        Kind::CharDevice { .. } => FileKind::CharDevice,
+        Kind::BlockDevice { .. } => FileKind::BlockDevice,
+        Kind::Directory | Kind::HardLink { .. } => return false,
+    };
+    let same_size = entry.kind != Kind::File || existing.size == entry.meta.size;
+    existing.kind == expected && same_size && existing.mtime == entry.meta.mtime
 }
 
 /// What comes next in a fileset.
@@ -89,32 +99,35 @@ impl Items {
     }
 }
 
-/// The next entries, at most [`ITEMS_MAX`].
-///
-/// # Errors
-/// The target's.
-pub async fn next_items(walk: &mut Walk, root: &[u8], target: &dyn Target, rule: Overwrite) -> Result<Items, Failure> {
+/// The next entries, at most [`ITEMS_MAX`], not looked up in the target.
+pub async fn next_items(walk: &mut Walk, root: &[u8]) -> Items {
     let mut items = Vec::with_capacity(ITEMS_MAX);
     let mut damage = Vec::new();
     while items.len() < ITEMS_MAX && damage.len() < DAMAGE_MAX {
         match walk.next().await {
             Ok(Some(step)) => {
                 let path = target_path(root, &step.entry.path);
-                items.push(Item { entry: step.entry, path, on_the_way: step.on_the_way, existing: None, kept: false });
+                let Step { entry, on_the_way, number } = step;
+                items.push(Item { entry, path, on_the_way, number, existing: None, kept: false });
             }
             Ok(None) => break,
             // The reader goes on with the page after the one that it could not read.
             Err(error) => damage.push(error),
         }
     }
-    if rule != Overwrite::Always {
-        judge(&mut items, target, rule).await?;
-    }
-    Ok(Items { items, damage })
+    Items { items, damage }
 }
 
-async fn judge(items: &mut [Item], target: &dyn Target, rule: Overwrite) -> Result<(), Failure> {
-    let mut judged: Vec<&mut Item> = items.iter_mut().filter(|item| item.entry.kind != Kind::Directory).collect();
+/// Looks up what the target has under these entries, and whether the rule keeps it.
+///
+/// # Errors
+/// The target's.
+pub async fn judge(
+    items: impl Iterator<Item = &mut Item>,
+    target: &dyn Target,
+    rule: Overwrite,
+) -> Result<(), Failure> {
+    let mut judged: Vec<&mut Item> = items.collect();
     if judged.is_empty() {
         return Ok(());
     }
@@ -146,7 +159,15 @@ mod tests {
             grade: Grade::Stable,
             error: false,
         };
-        let existing = |size, mtime, kind| Existing { kind, size, mtime: UnixNanos(mtime), inode: 1 };
+        let existing = |size, mtime, kind| Existing {
+            kind,
+            size,
+            allocated_bytes: 0,
+            mtime: UnixNanos(mtime),
+            device: 1,
+            inode: 1,
+            links: 1,
+        };
         let same = existing(10, 100, FileKind::File);
         let longer = existing(11, 100, FileKind::File);
         let newer = existing(10, 101, FileKind::File);

@@ -26,7 +26,7 @@ use crate::restore::messages::{ReadRange, RestoreFileset};
 use crate::restore::planned_file::Pending;
 use crate::restore::planner::{PlanLimits, Planner, PlannerParts};
 use crate::restore::report::{RestoreReport, Tally};
-use crate::restore::room::{survey, upper_bound};
+use crate::restore::room::Room;
 use crate::restore::selection::{Scope, below_root, scope_of};
 use crate::restore::site::{Site, target_failure};
 use crate::restore::target::{Overwrite, Target};
@@ -146,6 +146,7 @@ pub async fn run_restore<R: Runtime>(
     progress: Arc<Progress>,
     stop: StopSignal,
 ) -> Result<RestoreReport, Failure> {
+    progress.set_restore();
     let registration = job.registration.take();
     let result = prepare_and_run(&rt, &job, registration.as_ref(), &progress, &stop).await;
     progress.set_phase(Phase::Done);
@@ -184,14 +185,13 @@ async fn prepare_and_run<R: Runtime>(
     let chunks = Arc::new(ChunkReader::new(&job.repository, index.clone(), shares.pages_bytes));
     let scopes = select(job, &chunks).await?;
 
-    let space = job.target.free_space().await.map_err(|error| target_failure(&error))?;
-    let mut need = upper_bound(&job.point);
-    if job.dry_run || !job.paths.is_empty() || !need.fits(&space) {
-        let (exact, totals) = survey(&job.point, &scopes, &chunks, &*job.target, job.overwrite).await?;
-        need = exact;
+    let mut room = Room::look(&job.point, &*job.target).await?;
+    let free_bytes = room.free_bytes();
+    if job.dry_run || !job.paths.is_empty() || !room.fits_all_of(&job.point) {
+        let totals = room.survey(&job.point, &scopes, &chunks, &*job.target, job.overwrite).await?;
         if job.dry_run {
             let mut report = RestoreReport { totals, dry_run: true, ..RestoreReport::default() };
-            (report.overwrite, report.free_bytes) = (job.overwrite, space.bytes);
+            (report.overwrite, report.free_bytes) = (job.overwrite, free_bytes);
             return Ok(report);
         }
         progress.expect(totals.files, totals.bytes);
@@ -202,8 +202,8 @@ async fn prepare_and_run<R: Runtime>(
         progress.expect(sum(|totals| totals.files), sum(|totals| totals.bytes));
     }
     progress.set_scan_finished();
-    if !need.fits(&space) {
-        return Err(need.refusal(&*job.target, &space));
+    if !room.fits() {
+        return Err(room.refusal(&*job.target));
     }
 
     let kill = KillSwitch::new();
@@ -225,7 +225,7 @@ async fn prepare_and_run<R: Runtime>(
     }
     guard.done = true;
     let mut report = site.tally.report();
-    (report.overwrite, report.free_bytes, report.verified) = (job.overwrite, space.bytes, verified);
+    (report.overwrite, report.free_bytes, report.verified) = (job.overwrite, free_bytes, verified);
     report.actors = progress.snapshot().actors;
     Ok(report)
 }

@@ -21,11 +21,11 @@ use mover_repository::manifest::Kind;
 use crate::error::Failure;
 use crate::restore::closing::{Closing, ClosingList, MEMORY_BYTES_MAX};
 use crate::restore::fileset_run::{Carry, FilesetRun, Planned};
-use crate::restore::items::{Item, next_items, node_kind, target_meta};
+use crate::restore::items::{Item, looks_restored, node_kind, target_meta};
 use crate::restore::messages::{ReadRange, RestoreFileset};
 use crate::restore::planned_file::{Lost, Pending, PlannedFile};
 use crate::restore::report::add;
-use crate::restore::selection::{Scope, target_root};
+use crate::restore::selection::{Scope, parent_of, target_root};
 use crate::restore::site::{Site, target_failure};
 use crate::restore::target::{AttributeProblem, Overwrite, TargetError};
 use crate::restore::window::Window;
@@ -155,7 +155,7 @@ impl<R: Runtime> Planner<R> {
                 self.pace.work(&self.runtime, ENTRY_PACE_BYTES).await;
                 self.plan_item(run, &mut window, &limits, &permit, item).await?;
             } else {
-                more = self.next_items(run).await?;
+                more = run.read_on(&self.parts.site, self.parts.overwrite).await?;
             }
         }
         self.write_empty(run).await;
@@ -175,66 +175,6 @@ impl<R: Runtime> Planner<R> {
         Ok(more || run.carry.is_some())
     }
 
-    /// Reads on in the manifest and makes the directories that come next.
-    async fn next_items(&mut self, run: &mut FilesetRun) -> Result<bool, Failure> {
-        let site = self.parts.site.clone();
-        let next = next_items(&mut run.walk, &run.root, &*site.target, self.parts.overwrite).await?;
-        if next.is_end() {
-            return Ok(false);
-        }
-        for error in &next.damage {
-            run.is_damaged = true;
-            let cause = format!("a part of the list of files cannot be read, what it names is left out: {error}");
-            if let Some(gone) = site.repository_gone(&cause).await {
-                return Err(gone);
-            }
-            site.problem(&run.root, cause);
-        }
-        let items = next.items;
-        if run.is_damaged {
-            self.make_missing_parents(&items).await?;
-        }
-        let is_directory = |item: &&Item| item.entry.kind == Kind::Directory;
-        let paths: Vec<Vec<u8>> = items.iter().filter(is_directory).map(|item| item.path.clone()).collect();
-        let mut made = Vec::new();
-        if !paths.is_empty() {
-            made = site.target.make_directories(paths).await.map_err(|error| target_failure(&error))?;
-        }
-        let mut made = made.into_iter();
-        for mut item in items {
-            if item.entry.kind == Kind::Directory {
-                match made.next() {
-                    Some(Ok(is_new)) => item.kept = !is_new && self.keeps_directory(&item),
-                    Some(Err(error)) => {
-                        site.refused(&item.path, &error)?;
-                        continue;
-                    }
-                    None => return Err(Failure::internal("make directories", "", "a result is missing")),
-                }
-            }
-            run.items.push_back(item);
-        }
-        Ok(true)
-    }
-
-    /// The entries of directories may have been on a damaged page: what lies in them is restored all the same.
-    async fn make_missing_parents(&self, items: &[Item]) -> Result<(), Failure> {
-        let mut before: &[u8] = b"";
-        for item in items {
-            let parent = parent_of(&item.path);
-            if parent != before {
-                self.parts.site.target.make_parents(parent).await.map_err(|error| target_failure(&error))?;
-                before = parent;
-            }
-        }
-        Ok(())
-    }
-
-    /// True if an existing directory keeps its attributes.
-    fn keeps_directory(&self, item: &Item) -> bool {
-        item.on_the_way || self.parts.overwrite == Overwrite::Never
-    }
-
     async fn plan_item(
         &mut self,
         run: &mut FilesetRun,
@@ -246,6 +186,12 @@ impl<R: Runtime> Planner<R> {
         let site = self.parts.site.clone();
         if item.entry.kind == Kind::Directory {
             add(&site.tally.directories, u64::from(!item.on_the_way));
+            if item.entry.error && !item.on_the_way {
+                site.problem(
+                    &item.path,
+                    "it could not be read when it was backed up: the recovery point has nothing of what lay in it",
+                );
+            }
             if !item.kept {
                 let meta = target_meta(&mut item.entry);
                 run.closing.push(Closing::Directory { path: item.path, meta }).await?;
@@ -254,15 +200,26 @@ impl<R: Runtime> Planner<R> {
         }
         if item.kept {
             add(&site.tally.skipped, 1);
+            if let Err(cause) = run.keep(&item).await {
+                site.problem(&item.path, cause);
+            }
             return Ok(());
         }
         if let Kind::HardLink { first } = &item.entry.kind {
-            match run.first_name(first, &item.path).await {
+            match run.first_name(first, &item.entry.path).await {
                 Ok(Planned::Link(first)) => {
                     run.closing.push(Closing::Link { first, path: item.path }).await?;
                     return Ok(());
                 }
-                Ok(Planned::InsteadOfFirst(first)) => item.entry = first,
+                Ok(Planned::InsteadOfFirst(first)) => {
+                    if self.parts.overwrite == Overwrite::IfChanged
+                        && item.existing.is_some_and(|existing| looks_restored(&existing, &first))
+                    {
+                        add(&site.tally.skipped, 1);
+                        return Ok(());
+                    }
+                    item.entry = first;
+                }
                 Err(cause) => {
                     site.problem(&item.path, cause);
                     return Ok(());
@@ -439,10 +396,6 @@ impl<R: Runtime> Planner<R> {
     }
 }
 
-fn parent_of(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|byte| *byte == b'/').map_or(&path[..0], |slash| &path[..slash])
-}
-
 fn is_full(window: &Window, limits: &PlanLimits) -> bool {
     window.plan_bytes() >= limits.plan_bytes
         || window.content_bytes() >= limits.content_bytes
@@ -479,6 +432,7 @@ impl<R: Runtime> Actor for Planner<R> {
         let mut run = FilesetRun::new(&parts.chunks, &sealed.root, scope, root, closing);
         while self.window(&mut run).await? {}
         self.pending.none().await;
+        self.parts.site.tally.leave_out(fileset.number, run.left_out);
         run.closing.close(&self.parts.site, self.parts.overwrite).await
     }
 

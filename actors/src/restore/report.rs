@@ -4,7 +4,7 @@
 //! most [`LISTED_MAX`] problems of each kind are kept with their text, all are counted. Must never lose a problem:
 //! an entry is restored, skipped by rule, or listed. Any thread.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -90,12 +90,45 @@ pub struct RestoreTotals {
 /// What `--verify` read back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// Files compared.
+    /// Files compared, by name: a file with several names counts once for each.
     pub files: u64,
     /// Bytes compared.
     pub bytes: u64,
     /// Files whose bytes are not those of the recovery point; each is listed as a problem.
     pub different: u64,
+    /// Files and directories that could not be read when they were backed up: there is nothing to compare them with.
+    pub unreadable: u64,
+}
+
+/// Entries of one fileset that are not of this restore, because the overwrite rule kept what is there or because they
+/// are listed already: one bit for each entry, by its number in the walk.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LeftOut {
+    bits: Vec<u64>,
+    /// The numbers of this walk mean nothing to another one.
+    is_unknown: bool,
+}
+
+impl LeftOut {
+    /// Notes an entry.
+    pub(super) fn insert(&mut self, number: u64) {
+        let word = (number / 64) as usize;
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (number % 64);
+    }
+
+    /// A page of the manifest was passed over, so that another walk may count otherwise.
+    pub(super) fn set_unknown(&mut self) {
+        self.is_unknown = true;
+    }
+
+    /// Whether the entry is left out; `None` if that cannot be told.
+    pub(super) fn contains(&self, number: u64) -> Option<bool> {
+        let word = self.bits.get((number / 64) as usize).copied().unwrap_or(0);
+        (!self.is_unknown).then_some(word >> (number % 64) & 1 == 1)
+    }
 }
 
 /// A list that keeps its first entries and counts all.
@@ -128,6 +161,7 @@ macro_rules! counters {
             attributes: Mutex<Listed<AttributeProblem>>,
             /// Paths with several names whose content could not be restored: nothing may be linked to them.
             lost_firsts: Mutex<HashSet<Vec<u8>>>,
+            left_out: Mutex<HashMap<usize, LeftOut>>,
             stopped: AtomicBool,
         }
 
@@ -138,6 +172,7 @@ macro_rules! counters {
                     problems: Mutex::new(Listed::new()),
                     attributes: Mutex::new(Listed::new()),
                     lost_firsts: Mutex::default(),
+                    left_out: Mutex::default(),
                     stopped: AtomicBool::new(false),
                 }
             }
@@ -192,6 +227,16 @@ impl Tally {
     /// True if the content of `path` could not be restored.
     pub(super) fn is_lost(&self, path: &[u8]) -> bool {
         self.lost_firsts.lock().contains(path)
+    }
+
+    /// Notes what of a fileset is not of this restore.
+    pub(super) fn leave_out(&self, fileset: usize, left_out: LeftOut) {
+        self.left_out.lock().insert(fileset, left_out);
+    }
+
+    /// What of a fileset is not of this restore.
+    pub(super) fn left_out(&self, fileset: usize) -> LeftOut {
+        self.left_out.lock().get(&fileset).cloned().unwrap_or_default()
     }
 
     /// Notes that a stop left something out.

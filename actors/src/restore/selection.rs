@@ -14,6 +14,16 @@ pub enum Scope {
     Parts(Vec<Vec<u8>>),
 }
 
+impl Scope {
+    /// True if `path` (inside the fileset) is selected.
+    pub fn contains(&self, path: &[u8]) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Parts(parts) => parts.iter().any(|part| is_within(path, part)),
+        }
+    }
+}
+
 /// A path as the user gave it, made comparable: no doubled or trailing slashes, no `.` components.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
@@ -67,6 +77,11 @@ pub fn ancestors(path: &[u8]) -> Vec<&[u8]> {
     }
     let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at]);
     std::iter::once(&path[..0]).chain(slashes).collect()
+}
+
+/// The directory that holds `path`; empty for a path of one component.
+pub fn parent_of(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(&path[..0], |slash| &path[..slash])
 }
 
 /// Where a fileset lands below the target: its absolute source path without the leading slash. `None` if the root

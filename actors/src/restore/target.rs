@@ -171,15 +171,30 @@ pub struct Existing {
     pub kind: crate::source::FileKind,
     /// Logical bytes.
     pub size: u64,
+    /// Bytes that it takes on its device.
+    pub allocated_bytes: u64,
     /// Time of the last change of content.
     pub mtime: UnixNanos,
+    /// Device that the entry lies on; an inode number means nothing without it.
+    pub device: u64,
     /// Inode number.
     pub inode: u64,
+    /// Its names.
+    pub links: u64,
 }
 
-/// Room that is left.
+impl Existing {
+    /// True if both are names of one file.
+    pub fn is_same_file(&self, other: &Existing) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// Room that is left on one file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
+    /// Its device.
+    pub device: u64,
     /// Bytes that this process may still write.
     pub bytes: u64,
     /// Inodes that it may still make; `u64::MAX` where the file system has no such limit.
@@ -191,8 +206,8 @@ pub trait Target: Send + Sync + 'static {
     /// One line for logs.
     fn describe(&self) -> String;
 
-    /// Room that is left.
-    fn free_space(&self) -> TargetFuture<Space>;
+    /// Room that is left where each path lies or would be made; one result a path, in order.
+    fn free_space(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Space>>;
 
     /// What is there under each path, for overwrite rules and dry runs; one result a path, in order. A missing
     /// parent gives `None`. One blocking call for the batch.
@@ -204,8 +219,10 @@ pub trait Target: Send + Sync + 'static {
 
     /// Makes directories that only their owner can enter until [`Target::finish_directories`], in the order given
     /// (parents first), one blocking call for the batch; one result a path: true if it was made now, false if it
-    /// existed and was taken as it is. The empty path is the target itself.
-    fn make_directories(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<bool, TargetError>>>;
+    /// existed and was taken as it is. The empty path is the target itself. What stands there and is no directory gives
+    /// way if `replaces` says so, and not before the directory is made; else the path is refused as
+    /// [`TargetErrorKind::Exists`].
+    fn make_directories(&self, paths: Vec<Vec<u8>>, replaces: bool) -> TargetFuture<Vec<Result<bool, TargetError>>>;
 
     /// Writes small files whole: temporary name, content, attributes, rename. One blocking call for the batch;
     /// one result a file, in order. A file that fails leaves nothing behind.

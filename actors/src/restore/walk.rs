@@ -19,6 +19,8 @@ pub struct Step {
     pub entry: Entry,
     /// It is only on the way to what was selected.
     pub on_the_way: bool,
+    /// Steps before this one: every walk over the same scope counts alike, unless a page cannot be read.
+    pub number: u64,
 }
 
 /// Walks one fileset.
@@ -31,6 +33,7 @@ pub struct Walk {
     previous: Vec<u8>,
     on_the_way: VecDeque<Vec<u8>>,
     any_before: bool,
+    steps: u64,
 }
 
 impl Walk {
@@ -48,7 +51,14 @@ impl Walk {
             previous: Vec::new(),
             on_the_way: VecDeque::new(),
             any_before: false,
+            steps: 0,
         }
+    }
+
+    fn step(&mut self, entry: Entry, on_the_way: bool) -> Step {
+        let number = self.steps;
+        self.steps += 1;
+        Step { entry, on_the_way, number }
     }
 
     /// The next entry, `None` at the end.
@@ -58,17 +68,17 @@ impl Walk {
     pub async fn next(&mut self) -> Result<Option<Step>> {
         if self.parts.is_none() {
             let entry = self.reader.next().await?;
-            return Ok(entry.map(|entry| Step { entry, on_the_way: false }));
+            return Ok(entry.map(|entry| self.step(entry, false)));
         }
         loop {
             while let Some(path) = self.on_the_way.pop_front() {
                 if let Some(entry) = self.finder.find(&path).await? {
-                    return Ok(Some(Step { entry, on_the_way: true }));
+                    return Ok(Some(self.step(entry, true)));
                 }
             }
             if let Some(part) = &self.current {
                 match self.reader.next().await? {
-                    Some(entry) if is_within(&entry.path, part) => return Ok(Some(Step { entry, on_the_way: false })),
+                    Some(entry) if is_within(&entry.path, part) => return Ok(Some(self.step(entry, false))),
                     _ => self.previous = self.current.take().unwrap_or_default(),
                 }
             }

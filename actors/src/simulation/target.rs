@@ -191,9 +191,10 @@ impl Target for SimTarget {
         "simulated target".to_owned()
     }
 
-    fn free_space(&self) -> TargetFuture<Space> {
-        self.call(|shared, world| {
-            Ok(Space { bytes: shared.faults.room_bytes.saturating_sub(world.used_bytes), inodes: u64::MAX })
+    fn free_space(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Space>> {
+        self.call(move |shared, world| {
+            let bytes = shared.faults.room_bytes.saturating_sub(world.used_bytes);
+            Ok(vec![Space { device: 0, bytes, inodes: u64::MAX }; paths.len()])
         })
     }
 
@@ -211,7 +212,7 @@ impl Target for SimTarget {
                         TargetMeta::default(),
                     ),
                 };
-                Some(Existing { kind, size, mtime: meta.mtime, inode: 0 })
+                Some(Existing { kind, size, allocated_bytes: size, mtime: meta.mtime, device: 0, inode: 0, links: 1 })
             };
             Ok(paths.iter().map(|path| Ok(look(path))).collect())
         })
@@ -228,7 +229,7 @@ impl Target for SimTarget {
         })
     }
 
-    fn make_directories(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<bool, TargetError>>> {
+    fn make_directories(&self, paths: Vec<Vec<u8>>, _: bool) -> TargetFuture<Vec<Result<bool, TargetError>>> {
         self.call(move |_, world| Ok(paths.iter().map(|path| world.make_directory(path)).collect()))
     }
 

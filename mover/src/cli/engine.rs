@@ -71,15 +71,13 @@ impl Engine {
 
 fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snapshot {
     let now = progress.snapshot();
-    // a large file counts as done at its end; what was read of it before that is progress too
-    let bytes = now.counts.bytes.max(now.counts.bytes_read);
     let found = (now.bytes_expected > 0).then_some(now.bytes_expected);
     let bytes_expected =
         if now.scan_finished { found } else { from_outside().map(|bytes| bytes.max(now.bytes_expected)) };
     Snapshot {
         files: now.counts.files,
         unit: "files",
-        bytes,
+        bytes: now.bytes_done(),
         bytes_expected,
         bytes_new: Some(now.counts.bytes_new).filter(|bytes| *bytes > 0),
         bytes_stored: Some(now.counts.bytes_stored),

@@ -9,6 +9,7 @@ use mover_actors::restore::file_target::{FileTarget, FileTargetOptions};
 use mover_actors::restore::pipeline::{RestoreJob, run_restore};
 use mover_actors::restore::report::RestoreReport;
 use mover_actors::restore::target::{AttributeKind, AttributeProblem, Overwrite, Target};
+use mover_repository::log::RecoveryPoint;
 use serde_json::json;
 
 use super::args::{self, RestoreArgs};
@@ -35,6 +36,9 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
         None => repository::history(session, &opened)?,
     };
     let point = repository::find_point(&history, &args.point, args.set.as_deref())?;
+    if args.in_place {
+        refuse_streams_in_place(&point)?;
+    }
     let settings = &session.resolved.settings.restore;
     let overwrite = overwrite(settings.overwrite);
     let target = open_target(session, args, overwrite)?;
@@ -53,6 +57,17 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
         .run(session, view, move |runtime, progress, stop| run_restore(runtime, job, progress, stop))
         .map_err(|error| name_target(error, args.target.as_deref()))?;
     print(session, args, &report, started.elapsed(), damaged_records)
+}
+
+/// A stream has a name and no place that it came from: in place it would land in the root directory.
+fn refuse_streams_in_place(point: &RecoveryPoint) -> Result<()> {
+    let stream = point.filesets.iter().find(|fileset| !fileset.root_path.starts_with(b"/"));
+    let Some(stream) = stream else { return Ok(()) };
+    let name = escape(&stream.root_path);
+    Err(CliError::usage(
+        format!("{name} is a stream: there is no place that it came from"),
+        format!("restore it below a directory with --target DIR, or write it to a pipe with `mover dump POINT {name}`"),
+    ))
 }
 
 /// The pipeline knows paths below the target; a person wants to know which target it was.
@@ -80,23 +95,14 @@ fn open_target(session: &Session, args: &RestoreArgs, overwrite: Overwrite) -> R
         Some(directory) => directory.clone(),
         None => PathBuf::from("/"),
     };
-    let mut options = FileTargetOptions::new(directory.clone());
-    // a dry run writes nothing, not even an empty target: it looks at what is nearest above
-    if args.dry_run {
-        options.directory = nearest_existing(&directory);
-    }
-    options.create = !args.dry_run && !args.in_place;
+    let mut options = FileTargetOptions::new(directory);
+    options.create = !args.in_place;
     options.threads = session.resolved.shards.max(2) * 2;
     options.overwrite = overwrite;
     let target = FileTarget::new(options).map_err(|error| {
         CliError::failed(error.to_string(), "name a directory that can be written, or one that does not exist yet")
     })?;
     Ok(Arc::new(target))
-}
-
-fn nearest_existing(directory: &Path) -> PathBuf {
-    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
-    absolute.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
 /// What an attribute that could not be set is called.
@@ -157,6 +163,10 @@ fn print(
     if let Some(verified) = &report.verified {
         let text = format!("verified {} files, {}", human_count(verified.files), human_bytes(verified.bytes));
         output.say(&format!("{text}: {} differ", verified.different))?;
+        if verified.unreadable > 0 {
+            let count = human_count(verified.unreadable);
+            output.say(&format!("{count} entries could not be read when they were backed up: nothing to verify"))?;
+        }
     }
     let different = report.verified.as_ref().map_or(0, |verified| verified.different);
     let exit = match (report.stopped, different) {
@@ -193,6 +203,7 @@ fn summary(args: &RestoreArgs, report: &RestoreReport, took: std::time::Duration
         "attribute_problems": report.attributes_count,
         "verified_files": report.verified.as_ref().map(|verified| verified.files),
         "verified_different": report.verified.as_ref().map(|verified| verified.different),
+        "verified_unreadable": report.verified.as_ref().map(|verified| verified.unreadable),
         "interrupted": report.stopped,
         "seconds": took.as_secs_f64(),
         "exit_code": exit.code(),

@@ -63,6 +63,23 @@ fn hard_link_second_restored_alone_has_its_content() {
     assert!(!restored.join("a/first").exists() && !restored.join("z/third").exists());
 }
 
+/// With `--overwrite never` the first name stays somebody else's: the others must not become links to that.
+#[test]
+fn hard_link_is_never_made_to_foreign_content() {
+    let repo = Repo::new();
+    let source = linked(&repo);
+    let point = repo.backup(&source).point();
+    let target = repo.directory("target");
+    let restored = landed(&target, &source);
+    mover_tests::tree::write(&restored.join("a/first"), b"foreign");
+    let run = repo.restore_run(&point, &target, &["--overwrite".as_ref(), "never".as_ref(), "--verify".as_ref()]);
+    run.expect(exit::DONE);
+    assert_eq!(std::fs::read(restored.join("a/first")).expect("read"), b"foreign");
+    let expected = std::fs::read(source.join("z/second")).expect("read");
+    assert!(std::fs::read(restored.join("z/second")).expect("read") == expected);
+    assert_eq!(inode(&restored.join("z/second")), inode(&restored.join("z/third")));
+}
+
 #[test]
 fn hard_link_made_between_runs() {
     let repo = Repo::new();

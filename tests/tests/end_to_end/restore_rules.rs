@@ -51,6 +51,20 @@ fn restore_path_takes_a_file_or_a_subtree_alone() {
     run.expect_error(exit::FAILED, "none");
 }
 
+/// A restore that was refused said "nothing was written" and had made its target.
+#[test]
+fn restore_that_is_refused_makes_no_target() {
+    let (repo, source, point) = backed_up();
+    let target = repo.scratch().join("not/there");
+    let nothing = source.join("none");
+    restore(&repo, &point, &target, &["--path", nothing.to_str().expect("plain")]).expect_error(exit::FAILED, "none");
+    restore(&repo, &point, &target, &["--dry-run"]).expect(exit::DONE);
+    assert!(!repo.scratch().join("not").exists());
+    restore(&repo, &point, &target, &[]).expect(exit::DONE);
+    assert_eq!(names(&landed(&target, &source)).len(), 4);
+    restore(&repo, &point, &landed(&target, &source).join("large"), &[]).expect_error(exit::FAILED, "is a file");
+}
+
 #[test]
 fn restore_in_place_puts_back_what_was_lost() {
     let (repo, source, point) = backed_up();
@@ -117,6 +131,22 @@ fn restore_overwrite_if_newer_keeps_younger_files() {
     restore(&repo, &point, &target, &["--overwrite", "if-newer"]).expect(exit::DONE);
     assert_eq!(std::fs::read(place.join("a/one")).expect("read"), b"younger");
     assert_eq!(std::fs::read(place.join("a/two")).expect("read"), b"two");
+}
+
+/// `never` and `if-newer` deleted a newer file that stood where a directory of the recovery point goes.
+#[test]
+fn restore_keeps_a_younger_file_where_a_directory_goes() {
+    let (repo, source, point) = backed_up();
+    for rule in ["never", "if-newer"] {
+        let target = repo.directory(rule);
+        let place = landed(&target, &source);
+        write(&place.join("a"), b"younger");
+        set_time(&place.join("a"), 4_000_000_000, 0);
+        let run = restore(&repo, &point, &target, &["--overwrite", rule]).expect(exit::EXCEPTIONS);
+        assert!(run.stderr.contains("kept by the overwrite rule"), "{run}");
+        assert_eq!(std::fs::read(place.join("a")).expect("read"), b"younger");
+        assert_eq!(names(&place), ["a", "b/three", "large"]);
+    }
 }
 
 #[test]

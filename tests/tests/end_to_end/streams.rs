@@ -46,6 +46,16 @@ fn stream_restores_into_a_target() {
     assert!(std::fs::read(target.join("dump.sql")).expect("read") == content);
 }
 
+/// `--in-place` put a stream into the root directory, under its bare name.
+#[test]
+fn stream_is_not_restored_in_place() {
+    let repo = Repo::new();
+    let summary = backup_stream(&repo, b"a dump").expect(exit::DONE).summary();
+    let run = repo.run("restore", &[&summary.point(), "--in-place"]).expect_error(exit::USAGE, "dump.sql");
+    assert!(run.stderr.contains("--target") && run.stderr.contains("mover dump"), "{run}");
+    assert!(!std::path::Path::new("/dump.sql").exists());
+}
+
 #[test]
 fn stream_and_paths_together_are_wrong_usage() {
     let repo = Repo::new();

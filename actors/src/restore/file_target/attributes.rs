@@ -18,6 +18,8 @@ use crate::restore::target::{AttributeKind, AttributeProblem, TargetMeta};
 use crate::source::xattr;
 
 const SET_ID_BITS: u32 = 0o6000;
+const GROUP_BITS: u32 = 0o070;
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// An entry whose attributes are to be set.
 pub(super) struct Entry<'a> {
@@ -54,6 +56,20 @@ impl<'a> Entry<'a> {
         }
         if self.set_xattrs(meta)? {
             mode_now = u32::MAX;
+        }
+        if let Some(acl) = self.lost_acl(meta) {
+            // One that the directory passed on must not stay in its place; where there is none, this fails.
+            let _ = self.remove_xattr(ACCESS_ACL);
+            let without_mask = mode & !GROUP_BITS | mode & owning_group_bits(acl).unwrap_or(0);
+            if without_mask != mode {
+                let cause = format!(
+                    "group bits {:o} instead of {:o}, because the ACL could not be set",
+                    without_mask >> 3 & 7,
+                    mode >> 3 & 7
+                );
+                self.problem(AttributeKind::Mode, cause);
+                mode = without_mask;
+            }
         }
         if !self.is_link && mode_now != mode {
             let done = self.set_mode(mode);
@@ -108,6 +124,13 @@ impl<'a> Entry<'a> {
             changed = true;
         }
         Ok(changed)
+    }
+
+    /// The access ACL, if it could not be set.
+    fn lost_acl<'m>(&self, meta: &'m TargetMeta) -> Option<&'m [u8]> {
+        let failed = |problem: &AttributeProblem| problem.attribute == AttributeKind::Xattr(ACCESS_ACL.to_vec());
+        let wanted = meta.xattrs.iter().find(|(name, _)| name == ACCESS_ACL)?;
+        self.problems.iter().any(failed).then_some(wanted.1.as_slice())
     }
 
     fn magic(&self) -> String {
@@ -172,4 +195,19 @@ impl<'a> Entry<'a> {
 fn is_managed(name: &[u8]) -> bool {
     let ours = [&b"user."[..], b"trusted.", b"system.posix_acl_", b"security.capability"];
     !ours.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// What an access ACL gives the owning group, as mode bits. The layout is the kernel's `struct posix_acl_xattr_header`
+/// and `posix_acl_xattr_entry` (linux/posix_acl_xattr.h): a version, then tag, permissions and id of each entry.
+fn owning_group_bits(acl: &[u8]) -> Option<u32> {
+    const VERSION: u32 = 2;
+    const OWNING_GROUP: u16 = 4;
+    let (version, entries) = acl.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != VERSION {
+        return None;
+    }
+    let (entries, _) = entries.as_chunks::<8>();
+    let tag = |entry: &[u8; 8]| u16::from_le_bytes([entry[0], entry[1]]);
+    let entry = entries.iter().find(|entry| tag(entry) == OWNING_GROUP)?;
+    Some(u32::from(entry[2] & 7) << 3)
 }

@@ -1,6 +1,6 @@
 //! A large file on its way into the target: [`LargeFile`].
 //!
-//! Written at offsets in any order under a temporary name; what is not written stays a hole. Holds two
+//! Written at offsets in any order, without a name or under a temporary one; what is not written stays a hole. Holds two
 //! descriptors, the file and its directory. Must never: show itself under its final name before `finish`.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno;
 
 use super::attributes::Entry;
+use super::nameless::{self, Naming, NewFile};
 use super::{Inner, place};
 use crate::beneath;
 use crate::restore::target::{
@@ -23,7 +24,8 @@ struct Open {
     path: Vec<u8>,
     size: u64,
     directory: OwnedFd,
-    temporary: String,
+    temporary: Option<String>,
+    naming: Naming,
     fd: OwnedFd,
     published: AtomicBool,
 }
@@ -41,13 +43,13 @@ impl LargeFile {
             return Err(fail(Errno::ISDIR));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let directory = beneath::open(inner.fd.as_fd(), parent, flags).map_err(fail)?;
-        let (mut temporary, fd) = place::create(directory.as_fd(), 0o600).map_err(fail)?;
-        rustix::fs::ftruncate(&fd, size).map_err(fail)?;
-        temporary.published = true;
-        let name = std::mem::take(&mut temporary.name);
-        drop(temporary);
-        let open = Open { inner, path, size, directory, temporary: name, fd, published: AtomicBool::new(false) };
+        let directory = inner.root.get().and_then(|root| beneath::open(root, parent, flags)).map_err(fail)?;
+        let naming = inner.naming(directory.as_fd());
+        let new = NewFile::create(directory.as_fd(), 0o600, naming).map_err(fail)?;
+        rustix::fs::ftruncate(&new.fd, size).map_err(fail)?;
+        let (fd, temporary) = new.into_parts();
+        let published = AtomicBool::new(false);
+        let open = Open { inner, path, size, directory, temporary, naming, fd, published };
         Ok(Self { open: Arc::new(open) })
     }
 }
@@ -74,7 +76,12 @@ impl Open {
         let problems = Entry::open(self.fd.as_fd(), &self.path).apply(meta).map_err(fail)?;
         let (_, name) = beneath::split(&self.path);
         let replace = self.inner.overwrite != Overwrite::Never;
-        place::publish(self.directory.as_fd(), &self.temporary, name, replace).map_err(fail)?;
+        let directory = self.directory.as_fd();
+        match &self.temporary {
+            Some(temporary) => place::publish(directory, temporary, name, replace),
+            None => nameless::publish(self.fd.as_fd(), self.naming, directory, name, replace).map(|_| ()),
+        }
+        .map_err(fail)?;
         self.published.store(true, Ordering::Release);
         Ok(problems)
     }
@@ -82,8 +89,10 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if !self.published.load(Ordering::Acquire) {
-            let _ = rustix::fs::unlinkat(&self.directory, self.temporary.as_str(), AtFlags::empty());
+        if let Some(temporary) = &self.temporary
+            && !self.published.load(Ordering::Acquire)
+        {
+            let _ = rustix::fs::unlinkat(&self.directory, temporary.as_str(), AtFlags::empty());
         }
     }
 }

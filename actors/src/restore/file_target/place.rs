@@ -1,8 +1,10 @@
 //! Where an entry goes: its parent directory, a temporary name beside it, and the step to the final name.
 //!
 //! Temporary names are `.mover-` and 16 hexadecimal digits, the first eight of them the process id. A later run
-//! removes such files from the directories it enters if they are plain, private (0600), older than the run and of
-//! a process that lives no more; anything else that looks like one is left alone.
+//! removes what has such a name from the directories it enters if it was last changed before the run began and its
+//! process lives no more, whatever its kind and attributes: a killed restore leaves files with their final mode, links,
+//! nodes, and further names of files. A directory goes only if it is empty. Anything else that looks like one is left
+//! alone.
 //!
 //! Must never: leave a temporary name after a failure that this process survives. Blocking; for I/O threads only.
 
@@ -10,9 +12,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use mover_repository::ids::UnixNanos;
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, RenameFlags};
 use rustix::io::{Errno, Result};
 
+use super::root::Root;
 use crate::beneath;
 use crate::restore::target::{TargetError, TargetErrorKind};
 use crate::source::{FileKind, statx};
@@ -27,6 +31,7 @@ static NEXT_TEMPORARY: AtomicU32 = AtomicU32::new(0);
 pub(super) struct Temporary<'a> {
     pub directory: BorrowedFd<'a>,
     pub name: String,
+    pub is_directory: bool,
     pub published: bool,
 }
 
@@ -40,7 +45,7 @@ impl<'a> Temporary<'a> {
             match make(&name) {
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno),
-                Ok(made) => return Ok((Self { directory, name, published: false }, made)),
+                Ok(made) => return Ok((Self { directory, name, is_directory: false, published: false }, made)),
             }
         }
         Err(Errno::EXIST)
@@ -57,7 +62,8 @@ impl<'a> Temporary<'a> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if !self.published {
-            let _ = rustix::fs::unlinkat(self.directory, self.name.as_str(), AtFlags::empty());
+            let flags = if self.is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _ = rustix::fs::unlinkat(self.directory, self.name.as_str(), flags);
         }
     }
 }
@@ -120,9 +126,9 @@ pub(super) fn error(path: &[u8], operation: &'static str, errno: Errno) -> Targe
 }
 
 /// Removes what a crashed restore left in a directory. Best effort: trouble here is not the user's.
-pub(super) fn sweep(directory: BorrowedFd<'_>, path: &[u8], opened_unix_seconds: i64) {
+pub(super) fn sweep(root: &Root, path: &[u8], opened: UnixNanos) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let Ok(fd) = beneath::open(directory, path, flags) else { return };
+    let Ok(fd) = root.get().and_then(|root| beneath::open(root, path, flags)) else { return };
     let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
     let mut stale: Vec<Vec<u8>> = Vec::new();
     let mut reader = RawDir::new(&fd, &mut buffer);
@@ -135,9 +141,10 @@ pub(super) fn sweep(directory: BorrowedFd<'_>, path: &[u8], opened_unix_seconds:
     for name in stale {
         let Ok(raw) = rustix::fs::statat(&fd, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let stat = statx::stat_of(&raw);
-        let is_old = stat.mtime.0 < i128::from(opened_unix_seconds) * 1_000_000_000;
-        if stat.kind == FileKind::File && stat.mode == 0o600 && stat.links == 1 && is_old {
-            let _ = rustix::fs::unlinkat(&fd, name.as_slice(), AtFlags::empty());
+        // The time of the last change, for a temporary name may have got its final mtime already.
+        if stat.ctime < opened {
+            let flags = if stat.kind == FileKind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _ = rustix::fs::unlinkat(&fd, name.as_slice(), flags);
         }
     }
 }

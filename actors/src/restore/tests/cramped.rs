@@ -26,7 +26,7 @@ pub struct Cramped {
 impl Cramped {
     /// All the room there is.
     pub fn new(inner: Arc<dyn Target>) -> Self {
-        let space = Mutex::new(Space { bytes: u64::MAX, inodes: u64::MAX });
+        let space = Mutex::new(Space { device: 0, bytes: u64::MAX, inodes: u64::MAX });
         Cramped { inner, space, writes_left: AtomicIsize::new(isize::MAX), altered: Mutex::new(None) }
     }
 }
@@ -35,8 +35,9 @@ impl Target for Cramped {
     fn describe(&self) -> String {
         self.inner.describe()
     }
-    fn free_space(&self) -> TargetFuture<Space> {
-        Box::pin(std::future::ready(Ok(*self.space.lock())))
+    fn free_space(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Space>> {
+        let space = *self.space.lock();
+        Box::pin(std::future::ready(Ok(vec![space; paths.len()])))
     }
     fn existing(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<Option<Existing>, TargetError>>> {
         self.inner.existing(paths)
@@ -44,8 +45,8 @@ impl Target for Cramped {
     fn make_parents(&self, path: &[u8]) -> TargetFuture<()> {
         self.inner.make_parents(path)
     }
-    fn make_directories(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<bool, TargetError>>> {
-        self.inner.make_directories(paths)
+    fn make_directories(&self, paths: Vec<Vec<u8>>, replaces: bool) -> TargetFuture<Vec<Result<bool, TargetError>>> {
+        self.inner.make_directories(paths, replaces)
     }
     fn write_files(&self, files: Vec<SmallFile>) -> TargetFuture<Vec<Result<Vec<AttributeProblem>, TargetError>>> {
         if self.writes_left.fetch_sub(1, Ordering::SeqCst) > 0 {

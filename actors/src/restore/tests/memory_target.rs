@@ -91,8 +91,8 @@ impl Target for MemoryTarget {
     fn describe(&self) -> String {
         "memory".into()
     }
-    fn free_space(&self) -> TargetFuture<Space> {
-        self.later(Space { bytes: u64::MAX, inodes: u64::MAX })
+    fn free_space(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Space>> {
+        self.later(vec![Space { device: 0, bytes: u64::MAX, inodes: u64::MAX }; paths.len()])
     }
     fn existing(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<Option<Existing>, TargetError>>> {
         self.later(paths.iter().map(|_| Ok(None)).collect())
@@ -101,7 +101,7 @@ impl Target for MemoryTarget {
         self.state.nodes.lock().insert(path.to_vec(), Node::Directory { finished: false });
         self.later(())
     }
-    fn make_directories(&self, paths: Vec<Vec<u8>>) -> TargetFuture<Vec<Result<bool, TargetError>>> {
+    fn make_directories(&self, paths: Vec<Vec<u8>>, _: bool) -> TargetFuture<Vec<Result<bool, TargetError>>> {
         let made =
             paths.iter().map(|path| self.state.publish(path, Node::Directory { finished: false }).map(|()| true));
         self.later(made.collect())
@@ -147,7 +147,11 @@ impl Target for MemoryTarget {
     }
     fn read_back(&self, ranges: Vec<(Vec<u8>, Range<u64>)>) -> TargetFuture<Vec<Result<Bytes, TargetError>>> {
         let nodes = self.state.nodes.lock();
-        let read = ranges.iter().map(|(path, range)| match nodes.get(path) {
+        let file = |path: &Vec<u8>| match nodes.get(path) {
+            Some(Node::Link(first)) => nodes.get(first),
+            other => other,
+        };
+        let read = ranges.iter().map(|(path, range)| match file(path) {
             Some(Node::File(content)) => Ok(Bytes::copy_from_slice(&content[range.start as usize..range.end as usize])),
             _ => Err(error(path, "read back")),
         });

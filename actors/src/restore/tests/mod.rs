@@ -4,6 +4,7 @@ mod content;
 mod cramped;
 mod damage;
 mod fixture;
+mod links;
 mod memory_target;
 mod rules;
 mod shape;

@@ -86,6 +86,42 @@ fn never_and_if_newer_keep_what_they_must() {
     }
 }
 
+/// `--overwrite if-newer` and `never` deleted a newer file that stood where a directory of the recovery point goes: only
+/// files were judged by the rule.
+#[test]
+fn a_newer_file_where_a_directory_goes_stays_and_is_listed() {
+    let mut fixture = tree();
+    let point = fixture.finish();
+    let rules = [
+        (Overwrite::Never, 4_000_000_000, true),
+        (Overwrite::IfNewer, 4_000_000_000, true),
+        (Overwrite::IfNewer, 1_000_000_000, false),
+        (Overwrite::IfChanged, 4_000_000_000, false),
+        (Overwrite::Always, 4_000_000_000, false),
+    ];
+    for (rule, seconds, kept) in rules {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(at(directory.path(), "")).unwrap();
+        let file = std::fs::File::create(at(directory.path(), "a")).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        let mut job = fixture.job(&point, directory.path());
+        job.overwrite = rule;
+        job.verify = true;
+        let report = restore(job);
+        assert_eq!(std::fs::read(at(directory.path(), "c/w")).unwrap(), b"c/w");
+        if !kept {
+            assert!(report.is_clean(), "{rule:?} {report:?}");
+            assert_eq!(std::fs::read(at(directory.path(), "a/b/x")).unwrap(), b"a/b/x");
+            continue;
+        }
+        // The directory, the one in it, and the two files below it.
+        assert_eq!(report.problems_count, 4, "{rule:?} {:?}", report.problems);
+        assert!(report.problems[0].cause.contains("overwrite rule"), "{}", report.problems[0].cause);
+        assert_eq!(report.verified.unwrap().different, 0);
+        assert!(at(directory.path(), "a").is_file(), "{rule:?}");
+    }
+}
+
 #[test]
 fn a_dry_run_counts_and_writes_nothing() {
     let mut fixture = tree();
@@ -113,7 +149,7 @@ fn too_little_room_is_refused_with_figures_before_the_first_byte() {
     let run = |free_bytes, inodes, paths: &[&[u8]]| {
         let mut job = fixture.job(&point, directory.path());
         let cramped = Cramped::new(job.target.clone());
-        *cramped.space.lock() = Space { bytes: free_bytes, inodes };
+        *cramped.space.lock() = Space { device: 0, bytes: free_bytes, inodes };
         job.target = std::sync::Arc::new(cramped);
         job.paths = paths.iter().map(|path| path.to_vec()).collect();
         try_restore(job)
@@ -126,6 +162,30 @@ fn too_little_room_is_refused_with_figures_before_the_first_byte() {
     // What is not selected needs no room, and holes need none.
     assert!(run(16 << 10, 10, &[b"a", b"sparse"]).unwrap().is_clean());
     assert!(run((1 << 20) + (16 << 10), 10, &[]).unwrap().is_clean());
+}
+
+/// Restoring twice into a disk that is more than half full was refused: files that are about to be replaced were counted
+/// as if they stayed.
+#[test]
+fn what_is_replaced_counts_as_room_but_not_before_it_is() {
+    let mut fixture = Fixture::new();
+    for number in 0..8 {
+        fixture.small(&format!("f{number}"), &noise(number, 1 << 20));
+    }
+    let point = fixture.finish();
+    let directory = tempfile::tempdir().unwrap();
+    restore(fixture.job(&point, directory.path()));
+    let again = |free_bytes| {
+        let mut job = fixture.job(&point, directory.path());
+        let cramped = Cramped::new(job.target.clone());
+        *cramped.space.lock() = Space { device: 0, bytes: free_bytes, inodes: 2 };
+        job.target = std::sync::Arc::new(cramped);
+        try_restore(job)
+    };
+    assert!(again(2 << 20).unwrap().is_clean());
+    let failure = again(1 << 19).unwrap_err();
+    assert!(failure.cause.contains("the restore needs 1.0 MiB and 1 inodes"), "{failure}");
+    assert!(failure.guidance.unwrap().contains("--overwrite if-changed"));
 }
 
 #[test]
@@ -159,6 +219,27 @@ fn a_torn_file_comes_back_as_long_as_it_was_read() {
     assert_eq!(std::fs::read(at(directory.path(), "torn")).unwrap(), b"what was read");
     assert_eq!(report.problems_count, 1);
     assert!(!at(directory.path(), "unread").exists());
+}
+
+/// A directory that could not be read when it was backed up came back as an empty one, and the restore said that all was
+/// well.
+#[test]
+fn an_unreadable_directory_is_listed_and_counted() {
+    let mut fixture = tree();
+    fixture.entry("locked", Kind::Directory, 0o700).error = true;
+    fixture.file("unread", &[]).error = true;
+    let point = fixture.finish();
+    let directory = tempfile::tempdir().unwrap();
+    let mut job = fixture.job(&point, directory.path());
+    job.verify = true;
+    let report = restore(job);
+
+    assert_eq!(report.problems_count, 2, "{:?}", report.problems);
+    assert_eq!(report.problems[0].path, b"src/tree/locked");
+    assert!(report.problems[0].cause.contains("could not be read"), "{}", report.problems[0].cause);
+    assert!(at(directory.path(), "locked").is_dir());
+    let verified = report.verified.unwrap();
+    assert_eq!((verified.files, verified.different, verified.unreadable), (4, 0, 2));
 }
 
 #[test]

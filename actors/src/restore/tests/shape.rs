@@ -128,12 +128,12 @@ fn what_waits_for_the_end_is_bounded_in_memory_and_keeps_its_order() {
         let xattrs = vec![(b"user.number".to_vec(), number.to_string().into_bytes())];
         let meta = TargetMeta { mode, mtime: UnixNanos(-5_000_000_000), xattrs, ..meta_of_this_user() };
         if number % 100 == 0 {
-            block_on(target.make_directories(vec![path(number)[..3].to_vec()])).unwrap();
+            block_on(target.make_directories(vec![path(number)[..3].to_vec()], true)).unwrap();
             let above =
                 Closing::Directory { path: path(number)[..3].to_vec(), meta: TargetMeta { mode: 0, ..meta.clone() } };
             block_on(list.push(above)).unwrap();
         }
-        block_on(target.make_directories(vec![path(number)])).unwrap();
+        block_on(target.make_directories(vec![path(number)], true)).unwrap();
         block_on(list.push(Closing::Directory { path: path(number), meta })).unwrap();
     }
     assert!(list.spilled_bytes() > 100 << 10, "{} bytes spilled", list.spilled_bytes());
