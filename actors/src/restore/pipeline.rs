@@ -216,7 +216,9 @@ async fn prepare_and_run<R: Runtime>(
     });
     let mut guard = Guard { kill: kill.clone(), done: false };
     progress.set_phase(Phase::Moving);
-    run_actors(rt, job, &shares, &index, &chunks, &scopes, &site, stop).await?;
+    let moved = run_actors(rt, job, &shares, &index, &chunks, &scopes, &site, stop).await;
+    job.target.settled().await.map_err(|error| target_failure(&error))?;
+    moved?;
     progress.set_phase(Phase::Finishing);
     job.target.sync().await.map_err(|error| target_failure(&error))?;
     let mut verified = None;

@@ -254,6 +254,12 @@ pub trait Target: Send + Sync + 'static {
 
     /// Makes all that was restored durable; reports a write-back error that happened since the target was opened.
     fn sync(&self) -> TargetFuture<()>;
+
+    /// Resolves when every call that was begun has ended, those whose result nobody waits for among them: a restore that
+    /// stops is not over while the target still changes.
+    fn settled(&self) -> TargetFuture<()> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// A large file on its way. Dropped unfinished, its temporary name is removed.

@@ -457,6 +457,14 @@ impl Target for FileTarget {
         })
     }
 
+    fn settled(&self) -> TargetFuture<()> {
+        let pool = self.inner.pool.clone();
+        Box::pin(async move {
+            pool.idle().await;
+            Ok(())
+        })
+    }
+
     fn sync(&self) -> TargetFuture<()> {
         self.run(b"", "sync", Inner::sync)
     }
