@@ -202,6 +202,22 @@ fn no_byte_of_the_second_fileset_is_read_before_the_first_is_sealed() {
     }
 }
 
+/// Several extents of one large file are under way at the same time: the last of them is begun before the first ends.
+#[test]
+fn extents_of_one_large_file_are_read_side_by_side() {
+    let extent = mover_repository::limits::EXTENT_BYTES;
+    let world = World::new(7, 2, vec![SimTree::new("/one").file("large", 1, 3 * extent)]);
+    let run = world.back_up(Objects::new());
+    run.outcome.unwrap();
+    let times = |number: u64| -> Vec<Duration> {
+        let reads = run.source.reads().into_iter().filter(|read| read.offset / extent == number);
+        reads.map(|read| read.time).collect()
+    };
+    let (first, last) = (times(0), times(2));
+    assert!(first.len() > 8 && last.len() > 8, "each extent takes many reads");
+    assert!(last[0] < first[first.len() - 1], "the last extent waits for the first");
+}
+
 /// FAILURES F02: the commit waits for everything that it depends on.
 #[test]
 fn f02_the_commit_is_the_last_effect_and_every_pack_is_durable_before() {
