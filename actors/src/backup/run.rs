@@ -177,7 +177,15 @@ impl Run {
     ) -> Result<Self, Failure> {
         let BackupJob { repository, source, is_stream, set, host, tags, options, scratch, .. } = job;
         let shares = Shares::of(options.memory_bytes);
-        let index = Index::load_or_rebuild(&repository, history, shares.index_bytes).await?;
+        let index = Index::load_for_backup(&repository, history, shares.index_bytes).await?;
+        let report = Arc::new(Report::default());
+        if index.lost_packs() > 0 {
+            let count = index.lost_packs();
+            report.note(format!(
+                "{count} packs are missing from the repository: what they held is stored again where it still exists; \
+                 `mover verify` tells what earlier recovery points have lost"
+            ));
+        }
         let claims = Arc::new(Claims::default());
         let config = repository.config();
         let chunk_sizes = ChunkSizes {
@@ -206,7 +214,7 @@ impl Run {
             kill: KillSwitch::new(),
             stop,
             progress,
-            report: Arc::new(Report::default()),
+            report,
             scratch,
             options,
             chunk_sizes,

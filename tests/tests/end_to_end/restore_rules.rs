@@ -143,7 +143,7 @@ fn restore_keeps_a_younger_file_where_a_directory_goes() {
         write(&place.join("a"), b"younger");
         set_time(&place.join("a"), 4_000_000_000, 0);
         let run = restore(&repo, &point, &target, &["--overwrite", rule]).expect(exit::EXCEPTIONS);
-        assert!(run.stderr.contains("kept by the overwrite rule"), "{run}");
+        assert!(run.text().contains("kept by the overwrite rule"), "{run}");
         assert_eq!(std::fs::read(place.join("a")).expect("read"), b"younger");
         assert_eq!(names(&place), ["a", "b/three", "large"]);
     }

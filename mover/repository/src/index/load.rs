@@ -8,7 +8,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{RepositoryError, Result};
-use crate::ids::ObjectId;
+use crate::ids::{ObjectId, PackId};
 use crate::index::blocks::{Blocks, location};
 use crate::index::overlay::Overlay;
 use crate::index::segment::Segment;
@@ -47,16 +47,44 @@ impl Index {
         Ok(Arc::new(index))
     }
 
+    /// As [`Index::load_or_rebuild`], for a backup: a pack that segments name and that is not listed counts as absent, so
+    /// that nothing new relies on a pack that was lost. Should the listing be short, that costs duplicate uploads alone;
+    /// a restore asks for the pack itself.
+    ///
+    /// # Errors
+    /// As [`Index::load_or_rebuild`].
+    pub async fn load_for_backup(
+        repository: &Repository,
+        history: &History,
+        budget_bytes: usize,
+    ) -> Result<Arc<Index>> {
+        let mut index = Self::load_with(repository, absent(history), budget_bytes, true).await?;
+        index.add_packs_without_segment().await?;
+        Ok(Arc::new(index))
+    }
+
     /// As [`Index::load`] with an explicit list of what is absent.
     ///
     /// # Errors
     /// Only if the segments cannot be listed.
     pub async fn load_without(repository: &Repository, absent: Absent, budget_bytes: usize) -> Result<Index> {
+        Self::load_with(repository, absent, budget_bytes, false).await
+    }
+
+    async fn load_with(
+        repository: &Repository,
+        absent: Absent,
+        budget_bytes: usize,
+        only_listed: bool,
+    ) -> Result<Index> {
         let mut unreadable = Vec::new();
         let mut segments = open_segments(repository, &mut unreadable).await?;
+        // After the segments: what they name is there before they are.
+        let listed = if only_listed { Some(Arc::new(listed_packs(repository).await?)) } else { None };
         let mut skipped: HashSet<ObjectId> = HashSet::new();
         loop {
             let mut index = Index::empty(repository, absent.clone(), budget_bytes);
+            index.listed = listed.clone();
             let live = live_segments(&segments, &skipped);
             let locations: u64 = live.iter().map(|at| segments[*at].entries).sum();
             let is_resident =
@@ -72,6 +100,8 @@ impl Index {
             };
             if failed.is_empty() {
                 index.unreadable = unreadable;
+                // Packs of this run come later than the listing.
+                index.listed = None;
                 return Ok(index);
             }
             for (id, failure) in failed {
@@ -90,6 +120,8 @@ impl Index {
         Index {
             repository: repository.clone(),
             absent,
+            listed: None,
+            lost_packs: Mutex::default(),
             resident: Table::default(),
             blocks: Blocks::new(budget_bytes),
             overlay: Overlay::new(),
@@ -129,7 +161,14 @@ impl Index {
     }
 
     fn admit(&self, pack: &crate::pack::PackInfo) -> Option<PackRef> {
-        if self.absent.packs.contains(&pack.id) { None } else { self.packs.write().add(pack.clone()) }
+        if self.absent.packs.contains(&pack.id) {
+            return None;
+        }
+        if self.listed.as_ref().is_some_and(|listed| !listed.contains(&pack.id)) {
+            self.lost_packs.lock().insert(pack.id);
+            return None;
+        }
+        self.packs.write().add(pack.clone())
     }
 
     async fn load_blocks(&mut self, segments: Vec<Segment>) -> Vec<(ObjectId, Unreadable)> {
@@ -184,6 +223,11 @@ impl Index {
         self.packs.read().infos.len().is_multiple_of(64)
             && self.overlay.memory_bytes() > 2 * self.blocks.budget_bytes() + SMALL_BYTES
     }
+}
+
+async fn listed_packs(repository: &Repository) -> Result<HashSet<PackId>> {
+    let objects = repository.backend().list("packs").await?;
+    Ok(objects.iter().filter_map(|object| parse_pack_name(&object.name)).map(|(_, id)| id).collect())
 }
 
 /// What the history says is condemned or hurt.

@@ -75,6 +75,10 @@ pub struct Absent {
 pub struct Index {
     repository: Repository,
     absent: Absent,
+    /// While a backup loads it: the packs that there are.
+    listed: Option<Arc<HashSet<PackId>>>,
+    /// Packs that segments name and that were not listed.
+    lost_packs: Mutex<HashSet<PackId>>,
     resident: Table,
     blocks: Blocks,
     overlay: Overlay,
@@ -210,6 +214,11 @@ impl Index {
     /// Number of locations known, duplicates included.
     pub fn chunks(&self) -> u64 {
         self.locations.load(Ordering::Relaxed)
+    }
+
+    /// How many packs segments name that are not there; known after [`Index::load_for_backup`].
+    pub fn lost_packs(&self) -> usize {
+        self.lost_packs.lock().len()
     }
 
     /// Segments (and, after [`Index::load_or_rebuild`], packs) that could not be read.
