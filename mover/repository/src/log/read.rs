@@ -60,6 +60,12 @@ pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> R
                 read?.filter(|read| is_known || !matches!(read.damage, Some(RepositoryError::HistoryGap { .. })));
             match read {
                 Some(read) => {
+                    // A store that does not answer says of no number that it is not there: it would go on for ever.
+                    let is_unanswered = matches!(read.damage, Some(RepositoryError::Storage(_)));
+                    if is_unanswered && !is_known {
+                        damage.extend(read.damage);
+                        break 'windows;
+                    }
                     found_in_window += 1;
                     hashes.push(read.done_hash);
                     entries.extend(read.entry);
