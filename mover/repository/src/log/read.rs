@@ -59,13 +59,14 @@ pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> R
             let read =
                 read?.filter(|read| is_known || !matches!(read.damage, Some(RepositoryError::HistoryGap { .. })));
             match read {
+                // Nobody said that this number exists, and a store that does not answer says of no number that it is not
+                // there: to go on would never end.
+                Some(NumberRead { entry: None, damage: Some(error @ RepositoryError::Storage(_)), .. })
+                    if !is_known =>
+                {
+                    return Err(error);
+                }
                 Some(read) => {
-                    // A store that does not answer says of no number that it is not there: it would go on for ever.
-                    let is_unanswered = matches!(read.damage, Some(RepositoryError::Storage(_)));
-                    if is_unanswered && !is_known {
-                        damage.extend(read.damage);
-                        break 'windows;
-                    }
                     found_in_window += 1;
                     hashes.push(read.done_hash);
                     entries.extend(read.entry);
@@ -82,12 +83,6 @@ pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> R
             break;
         }
         next = window_end + 1;
-    }
-    // A store that answers nothing is no damaged history.
-    if entries.is_empty()
-        && let Some(at) = damage.iter().position(RepositoryError::retryable)
-    {
-        return Err(damage.swap_remove(at));
     }
     let mut history = History::new(entries, hashes);
     if damage.is_empty() {

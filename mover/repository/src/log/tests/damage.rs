@@ -56,6 +56,35 @@ fn readers_go_on_beside_a_damaged_record_and_do_not_make_it_the_norm() {
     }
 }
 
+/// A bad sector under one record is damage of that record. A store that stopped answering is no damaged history, and
+/// asking it for one more number, and one more, would never end.
+#[test]
+fn a_record_that_cannot_be_read_is_damage_and_a_store_that_is_gone_is_not() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    for _ in 0..3 {
+        commit_point(&repository, "set");
+    }
+    let faulty = FaultyBackend::new(Arc::new(backend));
+    let reader = block_on(Repository::open(Arc::new(faulty.clone()), &credential())).unwrap();
+    faulty.plan(Fault::at(Operation::Get, 1, Effect::Io).under(&done_name(FIRST)).forever());
+    let (rest, damage) = block_on(reader.history_with_damage()).unwrap();
+    assert_eq!((rest.recovery_points().len(), damage.len()), (2, 1));
+    assert_eq!(damage[0].object(), Some(done_name(FIRST)));
+
+    // Six reads of what is there, one of what may come after it.
+    for nth in 1..=7 {
+        faulty.heal();
+        faulty.plan(Fault::at(Operation::Get, nth, Effect::Io).under("log/").forever());
+        let gone = block_on(reader.history_with_damage()).unwrap_err();
+        assert!(matches!(gone, RepositoryError::Storage(_)), "from call {nth} on: {gone}");
+    }
+    faulty.heal();
+    // Once is no damage: it is asked again.
+    faulty.plan(Fault::at(Operation::Get, 2, Effect::Io).under("log/"));
+    assert_eq!(history(&reader).unwrap().recovery_points().len(), 3);
+}
+
 /// A repository that was put back from an older mirror could not even be restored from. Readers go on;
 /// writers are refused with the name of the file that remembers more, and without that file all is well.
 #[test]
