@@ -5,6 +5,7 @@
 
 pub mod backup;
 mod beneath;
+pub mod bottleneck;
 pub mod error;
 pub mod progress;
 pub mod restore;

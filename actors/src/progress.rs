@@ -100,12 +100,27 @@ pub struct Progress {
     fileset: AtomicU64,
     is_restore: AtomicBool,
     actors: Mutex<Vec<Arc<ActorStats>>>,
+    slowed: Option<Slowed>,
+}
+
+/// An actor that is made to need more CPU time than its work does, to see what the bottleneck report is worth.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slowed {
+    /// Name of the actor.
+    pub actor: String,
+    /// How many times its CPU time; 1 changes nothing.
+    pub factor: f64,
 }
 
 impl Progress {
     /// All zero.
     pub fn new() -> Arc<Progress> {
         Arc::default()
+    }
+
+    /// All zero, of a job in which one actor may be slowed down.
+    pub fn with_slowed(slowed: Option<Slowed>) -> Arc<Progress> {
+        Arc::new(Progress { slowed, ..Progress::default() })
     }
 
     /// Raises the estimate of what there is to do, as the scan goes on.
@@ -142,7 +157,8 @@ impl Progress {
 
     /// Makes the counters of an actor part of this job.
     pub fn register_actor(&self, name: &'static str, shard: usize) -> Arc<ActorStats> {
-        let stats = ActorStats::new(name, shard);
+        let slowed = self.slowed.as_ref().filter(|slowed| slowed.actor == name);
+        let stats = ActorStats::slowed(name, shard, slowed.map_or(1.0, |slowed| slowed.factor));
         self.actors.lock().push(stats.clone());
         stats
     }

@@ -1,4 +1,4 @@
-//! Time: CPU seconds of this thread or of children, and seconds on the wall; and pinning to one core.
+//! Time: CPU seconds of this thread or of children, and seconds on the wall; and pinning to few cores.
 //!
 //! Stages are measured in CPU seconds, so that a busy machine does not spoil them; runs and I/O on the wall.
 
@@ -16,16 +16,24 @@ pub struct Spent {
     pub wall: f64,
 }
 
-fn thread_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
 /// Runs `work` on this thread and measures it.
 pub fn measure<T>(work: impl FnOnce() -> T) -> (T, Spent) {
-    let (cpu, wall) = (thread_seconds(), Instant::now());
+    measure_by(ClockId::ThreadCPUTime, work)
+}
+
+/// The same with the CPU time of the whole process: for work that the kernel does on threads of its own.
+pub fn measure_process<T>(work: impl FnOnce() -> T) -> (T, Spent) {
+    measure_by(ClockId::ProcessCPUTime, work)
+}
+
+fn measure_by<T>(clock: ClockId, work: impl FnOnce() -> T) -> (T, Spent) {
+    let seconds = || {
+        let time = clock_gettime(clock);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let (cpu, wall) = (seconds(), Instant::now());
     let result = work();
-    (result, Spent { cpu: thread_seconds() - cpu, wall: wall.elapsed().as_secs_f64() })
+    (result, Spent { cpu: seconds() - cpu, wall: wall.elapsed().as_secs_f64() })
 }
 
 /// User and system seconds of all children that have been waited for.
@@ -40,24 +48,33 @@ pub fn children_seconds() -> f64 {
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
-/// Keeps this thread on one core while it lives.
-pub struct OneCore {
+/// Keeps this thread, and the children that it starts, on few cores while it lives.
+pub struct Pinned {
     before: CpuSet,
 }
 
-impl OneCore {
-    /// Pins to the first core that this process may use.
-    pub fn pin() -> Option<OneCore> {
+impl Pinned {
+    /// Pins to the first `count` cores that this process may use.
+    pub fn to(count: usize) -> Option<Pinned> {
+        Pinned::to_those(0, count)
+    }
+
+    /// Pins to one core, the one with this number among those that this process may use.
+    pub fn to_one(number: usize) -> Option<Pinned> {
+        Pinned::to_those(number, 1)
+    }
+
+    fn to_those(skip: usize, count: usize) -> Option<Pinned> {
         let before = sched_getaffinity(None::<Pid>).ok()?;
-        let first = (0..CpuSet::MAX_CPU).find(|core| before.is_set(*core))?;
-        let mut one = CpuSet::new();
-        one.set(first);
-        sched_setaffinity(None::<Pid>, &one).ok()?;
-        Some(OneCore { before })
+        let mut few = CpuSet::new();
+        let usable = (0..CpuSet::MAX_CPU).filter(|core| before.is_set(*core));
+        usable.skip(skip).take(count).for_each(|core| few.set(core));
+        sched_setaffinity(None::<Pid>, &few).ok()?;
+        Some(Pinned { before })
     }
 }
 
-impl Drop for OneCore {
+impl Drop for Pinned {
     fn drop(&mut self) {
         let _ = sched_setaffinity(None::<Pid>, &self.before);
     }

@@ -117,6 +117,13 @@ fn finish(options: &Options, command: &str, pair: &str, mut runs: Vec<Paired>) -
     let judged = if good { "" } else { ", below what is required" };
     let spread = format!("{} runs, {:.1} to {:.1} %", runs.len(), worst * 100.0, best * 100.0);
     println!("efficiency {:.1} % ({spread}){judged}", efficiency * 100.0);
+    let crowd = ideal.seconds_in_a_crowd();
+    println!(
+        "a core among {} that work does {:.2} of what it does alone: ideal {crowd:.3} s, efficiency {:.1} %",
+        crate::clock::cores(),
+        ideal.in_a_crowd,
+        crowd / spent.wall * 100.0
+    );
     println!("{pair}: {ours:.3} s ÷ {theirs:.3} s = {ratio:.2}");
     Ok(good)
 }

@@ -33,6 +33,8 @@ pub struct Ideal {
     pub read_seconds: f64,
     /// Seconds that writing and syncing alone would take.
     pub write_seconds: f64,
+    /// Speed of a core while all cores work ÷ its speed alone.
+    pub in_a_crowd: f64,
 }
 
 impl Ideal {
@@ -54,6 +56,7 @@ impl Ideal {
             stages,
             read_seconds: moved.plain as f64 / limits.read.bytes_per_second(),
             write_seconds: moved.stored as f64 / limits.write.bytes_per_second(),
+            in_a_crowd: limits.in_a_crowd,
         }
     }
 
@@ -72,6 +75,25 @@ impl Ideal {
             stages,
             read_seconds: moved.stored as f64 / limits.read.bytes_per_second(),
             write_seconds: moved.plain as f64 / limits.write.bytes_per_second(),
+            in_a_crowd: limits.in_a_crowd,
+        }
+    }
+
+    /// For a second backup of which nothing changed: every entry is listed and looked at.
+    pub fn of_unchanged(limits: &Limits) -> Ideal {
+        let stages = vec![("list and look at every entry", limits.look.cpu)];
+        Ideal { stages, read_seconds: 0.0, write_seconds: 0.0, in_a_crowd: limits.in_a_crowd }
+    }
+
+    /// What a first backup of all of it would move.
+    pub fn all_of(limits: &Limits) -> Moved {
+        let plain = limits.inventory.data_bytes();
+        Moved {
+            plain,
+            new: plain,
+            stored: (plain as f64 * limits.rates.ratio) as u64,
+            compressed: (plain as f64 * limits.rates.compressible) as u64,
+            files: limits.inventory.files.len() as u64,
         }
     }
 
@@ -83,6 +105,11 @@ impl Ideal {
     /// The ideal itself.
     pub fn seconds(&self) -> f64 {
         (self.cpu_seconds() / cores() as f64).max(self.read_seconds).max(self.write_seconds)
+    }
+
+    /// The ideal if each core does what it does while all of them work.
+    pub fn seconds_in_a_crowd(&self) -> f64 {
+        (self.cpu_seconds() / cores() as f64 / self.in_a_crowd).max(self.read_seconds).max(self.write_seconds)
     }
 
     /// What bounds it.
@@ -104,6 +131,8 @@ impl Ideal {
         json!({
             "seconds": self.seconds(),
             "bound": self.bound(),
+            "in_a_crowd": self.in_a_crowd,
+            "seconds_in_a_crowd": self.seconds_in_a_crowd(),
             "cores": cores(),
             "cpu_seconds": self.cpu_seconds(),
             "stages_cpu_seconds": stages,

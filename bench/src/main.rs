@@ -7,12 +7,14 @@
 
 mod clock;
 mod corpus;
+mod crowd;
 mod efficiency;
 mod files;
 mod ideal;
 mod inventory;
 mod limits;
 mod network;
+mod reads;
 mod reference;
 mod report;
 mod results;
@@ -20,6 +22,7 @@ mod rivals;
 mod sample;
 mod stages;
 mod subject;
+mod whatif;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +45,8 @@ enum Command {
     Backup(Options),
     /// Restore a backup of PATH and print the efficiency
     Restore(Options),
+    /// Slow a stage down, and take a core away, and compare with what the bottleneck report foretold
+    Whatif(whatif::WhatIf),
     /// Make data to measure on, the same for the same seed
     Corpus(corpus::Options),
     /// Measure mover beside the backup tools on the PATH: first, unchanged, incremental, rescan, restore
@@ -86,6 +91,7 @@ fn main() -> ExitCode {
         Command::Limits(options) => limits::run(&options),
         Command::Backup(options) => efficiency::backup(&options),
         Command::Restore(options) => efficiency::restore(&options),
+        Command::Whatif(options) => whatif::run(&options),
         Command::Corpus(options) => corpus::run(&options),
         Command::Rivals(options) => rivals::run(&options),
         Command::Network(options) => network::run(&options),

@@ -8,6 +8,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 
 use crate::clock::{Spent, measure};
+use crate::crowd::speed_in_a_crowd;
 use crate::sample::{Sample, frames};
 use crate::{Result, during};
 
@@ -42,6 +43,35 @@ pub struct Rates {
     pub compressible: f64,
     /// Stored bytes ÷ plain bytes.
     pub ratio: f64,
+}
+
+/// What a level comes to on this data, one core.
+#[derive(Clone, Copy, Debug)]
+pub struct LevelRate {
+    /// zstd level.
+    pub level: i32,
+    /// Bytes per CPU second, over all frames.
+    pub compress: f64,
+    /// Stored bytes ÷ plain bytes.
+    pub ratio: f64,
+}
+
+/// Speed of a core while all cores work ÷ its speed alone, at the work of this data. Not from a thread that is pinned.
+pub fn in_a_crowd(sample: &Sample, level: i32) -> Result<f64> {
+    speed_in_a_crowd(sample, &frames(&Gear::new().chunks(sample)), level)
+}
+
+/// Compresses the sample at several levels.
+pub fn levels(sample: &Sample, levels: &[i32]) -> Result<Vec<LevelRate>> {
+    let frames = frames(&Gear::new().chunks(sample));
+    levels
+        .iter()
+        .map(|level| {
+            let packed = compress_each(sample, &frames, *level)?;
+            let stored: usize = packed.frames.iter().map(Vec::len).sum();
+            Ok(LevelRate { level: *level, compress: packed.rate_all, ratio: stored as f64 / sample.bytes.len() as f64 })
+        })
+        .collect()
 }
 
 /// Measures all of them.

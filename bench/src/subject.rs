@@ -1,6 +1,6 @@
 //! The program that is measured: the released `mover`, in a temporary repository, through its command line and JSON.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -51,13 +51,27 @@ impl Subject {
 
     /// `mover backup PATH`.
     pub fn backup(&self, path: &Path) -> Result<Outcome> {
+        self.backup_with(path, &[])
+    }
+
+    /// `mover backup MORE PATH`.
+    pub fn backup_with(&self, path: &Path, more: &[OsString]) -> Result<Outcome> {
         let level = self.level.to_string();
-        self.run("backup", &["--level".as_ref(), level.as_ref(), "--stats".as_ref(), path.as_os_str()])
+        let mut arguments: Vec<&OsStr> = vec!["--level".as_ref(), level.as_ref(), path.as_os_str()];
+        arguments.extend(more.iter().map(OsString::as_os_str));
+        self.run("backup", &arguments)
     }
 
     /// `mover restore latest --target TARGET`.
     pub fn restore(&self, target: &Path) -> Result<Outcome> {
-        self.run("restore", &["latest".as_ref(), "--target".as_ref(), target.as_os_str()])
+        self.restore_with(target, &[])
+    }
+
+    /// `mover restore latest --target TARGET MORE`.
+    pub fn restore_with(&self, target: &Path, more: &[OsString]) -> Result<Outcome> {
+        let mut arguments: Vec<&OsStr> = vec!["latest".as_ref(), "--target".as_ref(), target.as_os_str()];
+        arguments.extend(more.iter().map(OsString::as_os_str));
+        self.run("restore", &arguments)
     }
 
     fn run(&self, subcommand: &str, arguments: &[&OsStr]) -> Result<Outcome> {

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use mover_tests::mover::{landed, wait};
 use mover_tests::random::Random;
+use mover_tests::skip;
+use mover_tests::strace::under_strace;
 use mover_tests::summary::json_lines;
 use mover_tests::tree::{KIB, MIB, files_below, names_below, small_files, write_random};
 use mover_tests::{Repo, exit};
@@ -40,30 +42,31 @@ fn crash_at_random_moments_loses_no_earlier_point() {
     let first = repo.backup(&source).point();
     let mut random = Random::new(3);
     let rounds = if std::env::var_os("MOVER_TEST_NIGHTLY").is_some() { 300 } else { 30 };
+    let unfinished = || names_below(repo.place()).iter().filter(|name| is_unfinished(name)).count() as u64;
+    let (mut killed_at_work, mut killed_in_a_write) = (0, 0);
     for round in 0..rounds {
         write_random(&source.join(format!("more-{round}")), 2 * MIB + random.below(MIB), 100 + round);
         let mut child = start(&repo, "backup", &[source.as_os_str()]);
         std::thread::sleep(Duration::from_millis(random.below(400)));
+        killed_at_work += u64::from(child.try_wait().expect("look").is_none());
         child.kill().expect("kill");
         child.wait().expect("wait");
+        killed_in_a_write += u64::from(unfinished() > 0);
         if round % 10 == 9 {
             let target = repo.directory("between");
             repo.restore_run(&first, &target, &[]).expect(exit::DONE);
             std::fs::remove_dir_all(&target).expect("remove");
         }
     }
+    assert!(killed_at_work > 0 && killed_in_a_write > 0, "no kill hit: {killed_at_work}, {killed_in_a_write}");
     // Each kill may have left an unfinished pack: they are counted, and the next backup removes them all.
-    let unfinished = || names_below(repo.place()).iter().filter(|name| is_unfinished(name)).count() as u64;
     let told = json_lines(&repo.run("verify", &["--json"]).expect(exit::DONE).stdout);
     assert_eq!(told.last().expect("a summary")["unfinished_files"], unfinished());
     let summary = repo.backup(&source);
     assert_eq!(unfinished(), 0);
     let restored = repo.restore(&summary.point(), &source, "target");
     assert_eq!(files_below(&restored), files_below(&source));
-    assert!(mover_tests::skip::succeeds(
-        "diff",
-        &["-r", source.to_str().expect("plain"), restored.to_str().expect("plain")]
-    ));
+    assert!(skip::succeeds("diff", &["-r", source.to_str().expect("plain"), restored.to_str().expect("plain")]));
     repo.verify_all();
 }
 
@@ -180,17 +183,59 @@ fn crash_interrupted_once_finishes_cleanly_and_says_what_is_kept() {
     assert!(again.bytes_new() + stored <= 640 * MIB + stored / 10 + MIB, "work was lost");
 }
 
+/// The first signal waits for writes that are under way; these do not end for an hour. Only the second one can end it.
 #[test]
 fn crash_interrupted_twice_exits_130_at_once_and_loses_nothing() {
+    if let Some(reason) = skip::missing(false, &["strace"]) {
+        return skip::skipped("crash_interrupted_twice_exits_130_at_once_and_loses_nothing", &reason);
+    }
     let repo = Repo::new();
-    let source = long_backup(&repo);
-    let child = start(&repo, "backup", &[source.as_os_str()]);
+    let source = repo.directory("source");
+    write_random(&source.join("file"), 64 * MIB, 1);
+    let first = repo.backup(&source).point();
+    write_random(&source.join("file"), 64 * MIB, 2);
+    let record = repo.directory("traced").join("strace.out");
+    let stuck = ["-D", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=3600000000"];
+    let mut command = under_strace(&repo.command("backup", &[source.as_os_str()]), &stuck, &record);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     until_something_is_stored(&repo);
+    while std::fs::read_to_string(&record).unwrap_or_default().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     signal(&child, rustix::process::Signal::INT);
-    std::thread::sleep(Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().expect("look").is_none(), "the first signal ended it although it had work to finish");
     signal(&child, rustix::process::Signal::INT);
     let run = wait(child, "backup".to_owned());
     assert_eq!(run.code, exit::INTERRUPTED, "{run}");
+    repo.restore_run(&first, &repo.directory("before"), &[]).expect(exit::DONE);
     repo.backup(&source);
     repo.verify_all();
+}
+
+/// An interrupted restore says how to go on, and the restore it names completes it.
+#[test]
+fn crash_of_an_interrupted_restore_is_completed_by_the_command_it_names() {
+    let repo = Repo::new();
+    let source = long_backup(&repo);
+    let point = repo.backup(&source).point();
+    let target = repo.directory("target");
+    let place = landed(&target, &source);
+    let child = start(&repo, "restore", &[point.as_ref(), "--target".as_ref(), target.as_os_str()]);
+    let patience = Instant::now() + Duration::from_secs(60);
+    while files_below(&place).is_empty() && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, rustix::process::Signal::INT);
+    let run = wait(child, "restore".to_owned());
+    assert_eq!(run.code, exit::INTERRUPTED, "{run}");
+    assert!(run.stderr.contains("--overwrite if-changed"), "it does not say how to go on: {run}");
+    let restored = files_below(&place).len();
+    assert!((1..10).contains(&restored), "{restored} of 10 files were restored before the interruption");
+    repo.restore_run(&point, &target, &["--overwrite".as_ref(), "if-changed".as_ref()]).expect(exit::DONE);
+    assert_eq!(names_below(&place), names_below(&source));
+    for (name, _) in files_below(&source) {
+        let content = |root: &Path| std::fs::read(root.join(&name)).expect("read");
+        assert!(content(&source) == content(&place), "{} differs", name.display());
+    }
 }

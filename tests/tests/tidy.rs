@@ -205,6 +205,41 @@ fn tidy_every_acceptance_row_names_a_test_that_exists() {
     assert_none(findings, "acceptance");
 }
 
+/// The test command with a `cargo` that only says how tests ended: the last line it prints, and whether it succeeds.
+fn test_command_with(cargo: &str, is_ci: bool) -> (String, bool) {
+    let bin = tempfile::tempdir().expect("a directory");
+    let stand_in = bin.path().join("cargo");
+    std::fs::write(&stand_in, format!("#!/bin/sh\n{cargo}\n")).expect("write");
+    std::fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let path = format!("{}:{}", bin.path().display(), std::env::var("PATH").expect("a PATH"));
+    let mut command = std::process::Command::new(root().join(if is_ci { ".ci/run" } else { "tests/run" }));
+    let output = command.env("PATH", path).env_remove("CI").output().expect("start");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (said.lines().next_back().unwrap_or_default().to_owned(), output.status.success())
+}
+
+#[test]
+fn tidy_test_command_counts_what_failed_and_what_was_skipped() {
+    let suites = std::fs::read_dir(root().join("tests/tests")).expect("list").count() + 2;
+    let (checks, ok) = (3, "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'");
+    let all = format!("{} passed, 0 failed, 0 skipped", checks + 2 * suites);
+    assert_eq!(test_command_with(ok, true), (all, true));
+
+    let skipping = format!("[ \"$1\" = test ] && echo 'a tool is missing' >>\"$MOVER_TEST_SKIPPED\"\n{ok}");
+    let (skipped, ok_where_it_is_no_ci) = test_command_with(&skipping, false);
+    assert_eq!(skipped, format!("{} passed, 0 failed, {suites} skipped", checks + suites));
+    assert!(ok_where_it_is_no_ci);
+    let (skipped, is_ok) = test_command_with(&skipping, true);
+    assert!(skipped.ends_with(&format!("1 failed, {suites} skipped")) && !is_ok, "{skipped}");
+
+    let failing = "[ \"$1\" = test ] || exit 0\necho 'test result: FAILED. 1 passed; 1 failed; 0 ignored;'; exit 1";
+    let (failed, is_ok) = test_command_with(failing, false);
+    assert_eq!((failed, is_ok), (format!("{} passed, {suites} failed, 0 skipped", checks + suites), false));
+    // A suite that ran nothing, and one that does not build.
+    assert!(!test_command_with("exit 0", false).1);
+    assert!(!test_command_with("[ \"$1\" = test ] && exit 1", false).1);
+}
+
 #[test]
 fn tidy_test_command_can_be_run() {
     for script in ["tests/run", ".ci/run"] {

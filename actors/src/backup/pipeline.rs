@@ -29,7 +29,7 @@ use crate::backup::shared::JobShared;
 use crate::backup::uploader::Uploader;
 use crate::error::Failure;
 use crate::runtime::{
-    Address, Inbox, Injector, KillSwitch, Remote, Reserve, Runtime, TaskHandle, Weigh, mailbox, spawn_actor,
+    Address, Inbox, Injector, KillSwitch, Remote, Reserve, Runtime, TaskHandle, Weigh, mailbox, metered, spawn_actor,
     spawn_worker, supervise,
 };
 
@@ -145,7 +145,8 @@ pub async fn run_fileset<R: Runtime>(
 
     let links = HardLinks::new(job.scratch.clone(), plant.links_bytes);
     let scanner = Scanner::new(rt.clone(), job.clone(), fileset, parent, links, work.clone(), recorder, notes);
-    let scanned = until_killed(&job.kill, scanner.run()).await;
+    let stats = job.progress.register_actor("scanner", rt.shard());
+    let scanned = until_killed(&job.kill, metered(stats, scanner.run())).await;
     if let Err(failure) = &scanned {
         job.kill.kill(failure.clone());
     }

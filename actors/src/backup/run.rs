@@ -32,8 +32,10 @@ use crate::backup::ledger::Ledger;
 use crate::backup::pipeline::{FilesetEnd, Plant, ShardReserves, run_fileset, scan_fileset};
 use crate::backup::report::{LevelUse, Lists, Report};
 use crate::backup::shared::{BackupOptions, JobShared};
+use crate::bottleneck::{Bottleneck, Stopwatch};
 use crate::error::Failure;
 use crate::progress::{Counts, Phase, Progress};
+use crate::runtime::stats::ActorSnapshot;
 use crate::runtime::{Budget, KillSwitch, Runtime, StopSignal, clock};
 use crate::scratch::Scratch;
 use crate::source::Source;
@@ -87,6 +89,10 @@ pub struct BackupReport {
     pub buffer_bytes_peak: u64,
     /// What each zstd level was used for.
     pub levels: Vec<LevelUse>,
+    /// Busy, starved, blocked and waiting time of each actor.
+    pub actors: Vec<ActorSnapshot>,
+    /// What limited it.
+    pub bottleneck: Bottleneck,
 }
 
 /// How the memory budget is divided; what remains is for buffers in flight.
@@ -115,12 +121,14 @@ pub async fn run_backup<R: Runtime>(
     stop: StopSignal,
 ) -> Result<BackupReport, Failure> {
     progress.set_phase(Phase::Preparing);
+    let stopwatch = Stopwatch::start(rt.now());
     let registration = if job.options.dry_run { None } else { Some(register(&rt, &job).await?) };
     let history = match &registration {
         Some(registration) => registration.history().clone(),
         None => job.repository.history().await?,
     };
-    let run = Run::prepare(&rt, job, &history, registration.as_ref().map(Registration::number), progress, stop).await?;
+    let writer = registration.as_ref().map(Registration::number);
+    let run = Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await?;
     let moved = run.filesets(&rt, registration.as_ref()).await;
     run.shared.progress.set_phase(Phase::Finishing);
     let outcome = match moved {
@@ -164,6 +172,7 @@ struct Run {
     host: String,
     tags: Vec<String>,
     started: UnixNanos,
+    stopwatch: Stopwatch,
 }
 
 impl Run {
@@ -172,6 +181,7 @@ impl Run {
         job: BackupJob,
         history: &History,
         writer: Option<LogNumber>,
+        stopwatch: Stopwatch,
         progress: Arc<Progress>,
         stop: StopSignal,
     ) -> Result<Self, Failure> {
@@ -226,7 +236,7 @@ impl Run {
             links_bytes: shares.links_bytes,
         };
         let shared = Arc::new(shared);
-        Ok(Self { shared, plant, reserves, budget, parent, set, host, tags, started: rt.unix_now() })
+        Ok(Self { shared, plant, reserves, budget, parent, set, host, tags, started: rt.unix_now(), stopwatch })
     }
 
     /// Moves the filesets, one after the other.
@@ -307,7 +317,7 @@ impl Run {
                 point = Some(complete);
             }
         }
-        Ok(self.report(point, totals, interrupted))
+        Ok(self.report(rt, point, totals, interrupted))
     }
 
     fn point<R: Runtime>(
@@ -333,8 +343,17 @@ impl Run {
         })
     }
 
-    fn report(&self, point: Option<RecoveryPoint>, totals: Totals, interrupted: bool) -> BackupReport {
+    fn report<R: Runtime>(
+        &self,
+        rt: &R,
+        point: Option<RecoveryPoint>,
+        totals: Totals,
+        interrupted: bool,
+    ) -> BackupReport {
         let (packs, segments) = self.plant.ledger.counts();
+        let actors = self.shared.progress.snapshot().actors;
+        let bottleneck = self.stopwatch.stop(rt.now(), rt.shards(), &actors);
+        bottleneck.publish();
         BackupReport {
             point,
             parent: self.parent.as_ref().map(|parent| parent.id),
@@ -347,6 +366,8 @@ impl Run {
             frames_verified: self.shared.report.verified_frames(),
             buffer_bytes_peak: self.budget.peak_bytes() as u64,
             levels: self.shared.report.levels(),
+            actors,
+            bottleneck,
         }
     }
 }

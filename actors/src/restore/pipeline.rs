@@ -17,6 +17,7 @@ use mover_repository::log::{Outcome, RecoveryPoint, Registration};
 use mover_repository::manifest::ManifestReader;
 use mover_repository::repository::Repository;
 
+use crate::bottleneck::Stopwatch;
 use crate::error::Failure;
 use crate::progress::{Phase, Progress};
 use crate::restore::compare::compare;
@@ -147,8 +148,14 @@ pub async fn run_restore<R: Runtime>(
     stop: StopSignal,
 ) -> Result<RestoreReport, Failure> {
     progress.set_restore();
+    let stopwatch = Stopwatch::start(rt.now());
     let registration = job.registration.take();
-    let result = prepare_and_run(&rt, &job, registration.as_ref(), &progress, &stop).await;
+    let mut result = prepare_and_run(&rt, &job, registration.as_ref(), &progress, &stop).await;
+    if let Ok(report) = &mut result {
+        let bottleneck = stopwatch.stop(rt.now(), rt.shards(), &report.actors);
+        bottleneck.publish();
+        report.bottleneck = Some(bottleneck);
+    }
     progress.set_phase(Phase::Done);
     progress.publish();
     if let Some(registration) = registration {

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::bottleneck::Bottleneck;
 use crate::restore::target::{AttributeProblem, Overwrite};
+use crate::runtime::stats::ActorSnapshot;
 
 /// Problems of each kind that are kept with their text.
 pub const LISTED_MAX: usize = 10_000;
@@ -47,7 +49,9 @@ pub struct RestoreReport {
     /// What `--verify` compared.
     pub verified: Option<Verified>,
     /// Busy, starved and blocked time of each actor.
-    pub actors: Vec<crate::runtime::stats::ActorSnapshot>,
+    pub actors: Vec<ActorSnapshot>,
+    /// What limited it.
+    pub bottleneck: Option<Bottleneck>,
 }
 
 impl RestoreReport {

@@ -150,6 +150,11 @@ async fn watch(kill: &KillSwitch, name: &'static str, future: impl Future<Output
     }
 }
 
+/// Charges the polls of a future that is no task of its own to `stats`.
+pub fn metered<F: Future>(stats: Arc<ActorStats>, future: F) -> impl Future<Output = F::Output> {
+    Metered::new(stats, future)
+}
+
 /// Charges each poll to the actor's counters.
 struct Metered<F> {
     meter: Meter,
@@ -167,7 +172,9 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.meter.poll_begins(clock::monotonic());
+        let burner = self.meter.burner();
         let poll = self.future.as_mut().poll(cx);
+        drop(burner);
         self.meter.poll_ends(clock::monotonic(), poll.is_ready());
         poll
     }

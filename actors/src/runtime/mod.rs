@@ -31,8 +31,9 @@ pub mod stats;
 pub mod task;
 #[cfg(test)]
 mod tests;
+pub mod usage;
 
-pub use actor::{Actor, Worker, spawn_actor, spawn_supervised, spawn_worker, supervise};
+pub use actor::{Actor, Worker, metered, spawn_actor, spawn_supervised, spawn_worker, supervise};
 pub use budget::{Budget, Permit, Reserve};
 pub use clock::Pace;
 /// The names by which callers outside of this module know the executors.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::usage::thread_cpu;
+
 /// Why a future is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -71,14 +73,21 @@ pub struct ActorStats {
     messages: AtomicU64,
     heartbeat: AtomicU64,
     activity: AtomicU8,
+    slowdown: f64,
 }
 
 impl ActorStats {
     /// Zero for an actor called `name` on shard `shard`.
     pub fn new(name: &'static str, shard: usize) -> Arc<ActorStats> {
+        ActorStats::slowed(name, shard, 1.0)
+    }
+
+    /// The same for an actor that is made to need `slowdown` times its CPU time.
+    pub fn slowed(name: &'static str, shard: usize, slowdown: f64) -> Arc<ActorStats> {
         Arc::new(ActorStats {
             name,
             shard,
+            slowdown,
             busy_nanos: AtomicU64::new(0),
             starved_nanos: AtomicU64::new(0),
             blocked_nanos: AtomicU64::new(0),
@@ -166,6 +175,12 @@ impl Meter {
         Meter { stats, mark: None, reason: Wait::Device as u8, reason_outside: 0 }
     }
 
+    /// Burns what an actor that is slowed down on purpose needs beyond its work, when it is dropped.
+    pub(super) fn burner(&self) -> Option<Burner> {
+        let more = self.stats.slowdown - 1.0;
+        (more > 0.0).then(|| Burner { began: thread_cpu(), more })
+    }
+
     pub(super) fn poll_begins(&mut self, now: Duration) {
         self.reason_outside = REASON.with(|reason| reason.replace(0));
         if let Some(mark) = self.mark {
@@ -194,6 +209,22 @@ impl Meter {
             _ => 3,
         };
         self.stats.activity.store(activity, Ordering::Relaxed);
+    }
+}
+
+/// Makes a piece of work need more CPU time: what `mover-bench whatif` does to a stage.
+pub(super) struct Burner {
+    began: Duration,
+    more: f64,
+}
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        let now = thread_cpu();
+        let until = now + now.saturating_sub(self.began).mul_f64(self.more);
+        while thread_cpu() < until {
+            std::hint::spin_loop();
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! Reading files without harm to the machine they lie on: no atime, no growth of the page cache.
 //!
 //! Reads ask for `RWF_DONTCACHE` (Linux 6.14 and newer on ext4, xfs, btrfs): pages that were not cached before
-//! the read are dropped after it, pages that were stay. A file system that does not know the flag is remembered
-//! and read plainly. So is one that has no extended attributes.
+//! the read are dropped after it, pages that were stay. Where a file system does not know the flag, what is cached is
+//! read first (`RWF_NOWAIT`), and only what had to come from the device is dropped again; that costs two more calls a
+//! read, but only where the device is slower anyway. What a file system lacks is remembered.
 //!
 //! Must never: pad what a file does not have. Blocking; for I/O threads only.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
@@ -23,8 +24,16 @@ const READ_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct DeviceTraits {
     without_xattrs: AtomicBool,
-    without_dontcache: AtomicBool,
+    /// One of the `CACHE_` ways.
+    cache: AtomicU8,
 }
+
+/// The kernel drops what was not cached.
+const CACHE_DROPPED: u8 = 0;
+/// We look what is cached, and drop what was not.
+const CACHE_LOOKED_AT: u8 = 1;
+/// Read as by any other program.
+const CACHE_KEPT: u8 = 2;
 
 /// Devices met so far.
 #[derive(Debug, Default)]
@@ -44,7 +53,7 @@ impl Devices {
             return traits.clone();
         }
         let traits = Arc::new(DeviceTraits::default());
-        traits.without_dontcache.store(self.keep_cache, Ordering::Relaxed);
+        traits.cache.store(if self.keep_cache { CACHE_KEPT } else { CACHE_DROPPED }, Ordering::Relaxed);
         self.known.write().push((device, traits.clone()));
         traits
     }
@@ -80,16 +89,34 @@ impl DeviceTraits {
     }
 
     fn append_once(&self, fd: BorrowedFd<'_>, offset: u64, want: usize, buffer: &mut Vec<u8>) -> Result<usize> {
-        if !self.without_dontcache.load(Ordering::Relaxed) {
-            match read_spare(fd, offset, want, libc::RWF_DONTCACHE, buffer) {
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-                    self.without_dontcache.store(true, Ordering::Relaxed);
-                }
+        loop {
+            let way = self.cache.load(Ordering::Relaxed);
+            let read = match way {
+                CACHE_DROPPED => read_spare(fd, offset, want, libc::RWF_DONTCACHE, buffer),
+                CACHE_LOOKED_AT => read_and_drop(fd, offset, want, buffer),
+                _ => return read_spare(fd, offset, want, 0, buffer),
+            };
+            match read {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.cache.store(way + 1, Ordering::Relaxed),
                 other => return other,
             }
         }
-        read_spare(fd, offset, want, 0, buffer)
     }
+}
+
+/// Reads what is cached; or else from the device, and drops from the cache what came from there.
+fn read_and_drop(fd: BorrowedFd<'_>, offset: u64, want: usize, buffer: &mut Vec<u8>) -> Result<usize> {
+    // What the kernel would read ahead looks like cached to the next read, and nobody would drop it.
+    let _ = rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::Random);
+    match read_spare(fd, offset, want, libc::RWF_NOWAIT, buffer) {
+        Err(Errno::AGAIN) | Ok(0) => {}
+        other => return other,
+    }
+    let bytes = read_spare(fd, offset, want, 0, buffer)?;
+    if let Some(length) = std::num::NonZeroU64::new(bytes as u64) {
+        let _ = rustix::fs::fadvise(fd, offset, Some(length), rustix::fs::Advice::DontNeed);
+    }
+    Ok(bytes)
 }
 
 /// One `preadv2` into the spare capacity of `buffer`.
@@ -137,4 +164,79 @@ pub(crate) fn open_child(directory: BorrowedFd<'_>, name: &[u8], owner: u32) -> 
 /// The stat of an open file.
 pub(crate) fn stat(fd: BorrowedFd<'_>) -> Result<Stat> {
     rustix::fs::fstat(fd).map(|raw| statx::stat_of(&raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const BYTES: usize = 3 << 20;
+
+    /// How many pages of the first `bytes` bytes are in the page cache.
+    fn resident_pages(file: &std::fs::File, bytes: usize) -> usize {
+        // SAFETY: a fresh private mapping at an address of the kernel's choice; nobody else knows of it.
+        let start = unsafe {
+            let (protection, flags) = (rustix::mm::ProtFlags::READ, rustix::mm::MapFlags::SHARED);
+            rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, flags, file, 0).expect("map")
+        };
+        let mut pages = vec![0u8; bytes.div_ceil(rustix::param::page_size())];
+        // SAFETY: the range is mapped, and the vector has a byte for each of its pages.
+        let result = unsafe { libc::mincore(start, bytes, pages.as_mut_ptr()) };
+        assert_eq!(result, 0, "mincore");
+        // SAFETY: the mapping of above, which is used no more.
+        unsafe { rustix::mm::munmap(start, bytes).expect("unmap") };
+        pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    fn file_out_of_cache() -> std::fs::File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; BYTES]).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        file
+    }
+
+    /// With the kernel's own flag, and on kernels before it.
+    #[test]
+    fn a_read_leaves_the_page_cache_as_it_found_it() {
+        for way in [CACHE_DROPPED, CACHE_LOOKED_AT] {
+            let file = file_out_of_cache();
+            if resident_pages(&file, BYTES) > 0 {
+                // Files here live in memory, there is no cache to keep clean.
+                return;
+            }
+            let traits = DeviceTraits { cache: AtomicU8::new(way), ..DeviceTraits::default() };
+            let hot_bytes = 1 << 20;
+            let mut hot = vec![0; hot_bytes];
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+            rustix::io::pread(&file, &mut hot, 0).unwrap();
+            let before = resident_pages(&file, BYTES);
+            assert!(before >= hot_bytes / rustix::param::page_size(), "{before} pages");
+            let mut buffer = Vec::with_capacity(BYTES + 1);
+            let mut offset = 0;
+            while let bytes @ 1.. = traits.append(file.as_fd(), offset, 700_001, &mut buffer).unwrap_or_default() {
+                offset += bytes as u64;
+                buffer.reserve(700_001);
+            }
+            assert!(buffer == vec![7; BYTES], "way {way}: it reads something else");
+            let after = resident_pages(&file, BYTES);
+            // Reads that are no multiple of a page share one with the next read.
+            assert!(after.abs_diff(before) <= 6, "way {way}: {before} pages were cached before, {after} after");
+        }
+    }
+
+    #[test]
+    fn a_file_system_without_the_flag_is_read_all_the_same() {
+        // In memory there is nothing to drop: a file system like it answers that it does not know the flag.
+        let memory = rustix::fs::memfd_create("memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::pwrite(&memory, b"content", 0).unwrap();
+        let traits = DeviceTraits::default();
+        let mut buffer = Vec::new();
+        assert_eq!(traits.append(memory.as_fd(), 0, 100, &mut buffer), Ok(7));
+        assert_eq!(traits.append(memory.as_fd(), 3, 4, &mut buffer), Ok(4));
+        assert_eq!(buffer, b"contenttent");
+    }
 }

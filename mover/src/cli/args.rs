@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::stats::StatsArgs;
 use super::units::{DataShare, OneIn, Period, Size};
 use crate::config::{BackupSettings, RestoreSettings, Settings};
 
@@ -55,6 +56,9 @@ pub struct GlobalArgs {
     /// How many cores to use
     #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     pub shards: Option<u32>,
+    /// Yield to everything else on this machine: run only on cores and disks that nobody else wants
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub idle: bool,
     /// How often to print progress where there is no terminal
     #[arg(long, global = true, value_name = "DURATION", help_heading = "Global options")]
     pub progress_interval: Option<Period>,
@@ -126,9 +130,9 @@ pub struct BackupArgs {
     /// Read and compare, store nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Print the figures of every actor at the end
-    #[arg(long)]
-    pub stats: bool,
+    /// What is told at the end.
+    #[command(flatten)]
+    pub stats: StatsArgs,
 
     /// Leave out what matches, with the meaning of a line in .gitignore (may be repeated)
     #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]
@@ -286,6 +290,9 @@ pub struct RestoreArgs {
     /// The set that POINT belongs to
     #[arg(long, value_name = "NAME")]
     pub set: Option<String>,
+    /// What is told at the end.
+    #[command(flatten)]
+    pub stats: StatsArgs,
 }
 
 /// `mover verify`
@@ -348,6 +355,7 @@ impl Cli {
             key_file: self.global.key_file.clone(),
             memory: self.global.memory,
             shards: self.global.shards,
+            idle: self.global.idle.then_some(true),
             progress_interval: self.global.progress_interval,
             ..Settings::default()
         };

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, LevelUse, VerifyBeforeUpload, run_backup};
-use mover_actors::runtime::stats::ActorSnapshot;
 use mover_actors::scratch::default_scratch;
 use mover_actors::source::Source;
 use mover_actors::source::stream::StreamSource;
@@ -23,9 +22,8 @@ use super::estimate::Estimate;
 use super::exit::Exit;
 use super::filesets::{self, Root};
 use super::points::{grade_name, totals_json};
-use super::table::Table;
 use super::units::{human_bytes, human_count, human_duration};
-use super::{Session, repository};
+use super::{Session, repository, stats};
 
 /// What is said when a signal asks a backup to stop.
 pub const ON_INTERRUPT: &str = "storing what is begun; what is stored is kept, and the next run goes on from there";
@@ -79,20 +77,16 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
         None => Box::new(|| None),
     };
     let engine = Engine::start(session)?;
-    let view = View { title: "backup", on_interrupt: ON_INTERRUPT, bytes_expected };
+    let view = View { title: "backup", on_interrupt: ON_INTERRUPT, bytes_expected, slowed: args.stats.slowed() };
     let started = Instant::now();
-    let make = move |runtime, progress: Arc<mover_actors::progress::Progress>, stop| async move {
-        let report = run_backup(runtime, job, Arc::clone(&progress), stop).await?;
-        Ok((report, progress.snapshot().actors))
-    };
-    let (report, actors) = engine.run(session, view, make)?;
+    let report = engine.run(session, view, move |runtime, progress, stop| run_backup(runtime, job, progress, stop))?;
     let totals = shown_totals(&report, args.dry_run);
     let tell = || {
         print(session, args, &set, &report, &totals, started.elapsed())?;
-        if args.stats {
+        if args.stats.stats {
             print_levels(session, &report.levels)?;
-            print_actors(session, &actors)?;
         }
+        stats::print(&session.output, &args.stats, &report.actors, &report.bottleneck)?;
         let exit = finish(session, args, &set, &report, &totals, started.elapsed())?;
         session.output.flush().map(|()| exit)
     };
@@ -283,6 +277,7 @@ fn finish(
         "segments": report.segments,
         "frames_verified": report.frames_verified.0,
         "frames_mismatched": report.frames_verified.1,
+        "bottleneck": stats::to_json(&report.bottleneck),
         "levels": report.levels.iter().map(level_json).collect::<Vec<_>>(),
         "seconds": took.as_secs_f64(),
         "exit_code": exit.code(),
@@ -311,34 +306,4 @@ fn print_levels(session: &Session, levels: &[LevelUse]) -> Result<()> {
     session
         .output
         .say(&format!("stored as {}", if used.is_empty() { "nothing new".to_owned() } else { used.join(", ") }))
-}
-
-fn print_actors(session: &Session, actors: &[ActorSnapshot]) -> Result<()> {
-    let seconds = |time: Duration| format!("{:.2}", time.as_secs_f64());
-    let mut table = Table::new(&["actor", ">shard", ">busy s", ">starved s", ">blocked s", ">waiting s", ">messages"]);
-    for actor in actors {
-        table.row(vec![
-            actor.name.to_owned(),
-            actor.shard.to_string(),
-            seconds(actor.busy),
-            seconds(actor.starved),
-            seconds(actor.blocked),
-            seconds(actor.waiting),
-            human_count(actor.messages),
-        ]);
-        let fields = json!({
-            "actor": actor.name,
-            "shard": actor.shard,
-            "busy_seconds": actor.busy.as_secs_f64(),
-            "starved_seconds": actor.starved.as_secs_f64(),
-            "blocked_seconds": actor.blocked.as_secs_f64(),
-            "waiting_seconds": actor.waiting.as_secs_f64(),
-            "messages": actor.messages,
-        });
-        session.output.object("actor", fields)?;
-    }
-    for line in table.lines() {
-        session.output.say(&line)?;
-    }
-    Ok(())
 }

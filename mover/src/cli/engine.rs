@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use mover_actors::error::Failure;
-use mover_actors::progress::Progress;
+use mover_actors::progress::{Progress, Slowed};
 use mover_actors::runtime::{ShardOptions, ShardRuntime, Shards, StopSignal};
 
 use super::Session;
@@ -28,6 +28,8 @@ pub struct View {
     pub on_interrupt: &'static str,
     /// Bytes that are expected, as far as anybody but the job itself knows; asked again and again.
     pub bytes_expected: Box<dyn Fn() -> Option<u64> + Send>,
+    /// An actor that is slowed down on purpose.
+    pub slowed: Option<Slowed>,
 }
 
 impl Engine {
@@ -51,7 +53,7 @@ impl Engine {
         F: FnOnce(ShardRuntime, Arc<Progress>, StopSignal) -> Fut + Send + 'static,
         Fut: Future<Output = std::result::Result<T, Failure>> + 'static,
     {
-        let progress = Progress::new();
+        let progress = Progress::with_slowed(view.slowed);
         let stop = StopSignal::new();
         let to_stop = stop.clone();
         let on_interrupt = view.on_interrupt;

@@ -29,6 +29,7 @@ mod repair;
 mod repository;
 mod restore;
 mod secret;
+pub mod stats;
 mod table;
 mod terminal;
 mod text;
@@ -45,7 +46,7 @@ use clap::error::ErrorKind;
 
 use crate::config::{self, Resolved};
 use args::{Cli, Command, ConfigCommand};
-use error::Result;
+use error::{CliError, Result};
 use exit::Exit;
 use output::Output;
 
@@ -118,6 +119,9 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
     let file = config::config_file(cli.global.config.as_deref(), variable);
     let cores = mover_actors::runtime::cores_available().len();
     let resolved = config::load(cli.settings(), file, variable)?.resolve(cores)?;
+    if resolved.settings.idle == Some(true) {
+        process::yield_to_others().map_err(|error| CliError::system("lower", "the priority of this process", error))?;
+    }
     let session = Session { output: Arc::clone(output), resolved };
     match &cli.command {
         Command::Try(args) => try_it::run(&session, args),

@@ -18,6 +18,26 @@ pub fn prepare() {
     interrupt::install();
 }
 
+/// Gives this process the lowest claim on cores and disks: it runs where nobody else wants to. Threads that are started
+/// later inherit both. The disk class counts only with a scheduler that knows it (bfq; mq-deadline in part).
+///
+/// # Errors
+/// What the system says if it refuses; lowering needs no privilege.
+pub fn yield_to_others() -> std::io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_long = 1;
+    const IOPRIO_CLASS_IDLE_SHIFTED: libc::c_long = 3 << 13;
+    let lowest = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the structure lives for the length of the call; 0 is this thread, the only one so far.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const lowest) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the call takes three numbers and touches no memory.
+    if unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_CLASS_IDLE_SHIFTED) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// One line with what and where, one with what to do. A backtrace only if the usual variable asks.
 fn report_panic(info: &std::panic::PanicHookInfo<'_>) {
     let payload = info.payload();

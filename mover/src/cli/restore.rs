@@ -19,7 +19,7 @@ use super::exit::Exit;
 use super::output::Output;
 use super::text::escape;
 use super::units::{human_bytes, human_count, human_duration};
-use super::{Session, repository};
+use super::{Session, repository, stats};
 
 /// What is said when a signal asks a restore to stop.
 pub const ON_INTERRUPT: &str = "finishing the files that are begun, leaving the rest";
@@ -51,7 +51,12 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
     job.registration = registration;
 
     let engine = Engine::start(session)?;
-    let view = View { title: "restore", on_interrupt: ON_INTERRUPT, bytes_expected: Box::new(|| None) };
+    let view = View {
+        title: "restore",
+        on_interrupt: ON_INTERRUPT,
+        bytes_expected: Box::new(|| None),
+        slowed: args.stats.slowed(),
+    };
     let started = std::time::Instant::now();
     let report = engine
         .run(session, view, move |runtime, progress, stop| run_restore(runtime, job, progress, stop))
@@ -174,6 +179,9 @@ fn print(
         (false, 1..) => Exit::Failed,
         (false, 0) => Exit::from_exceptions(exceptions),
     };
+    if let Some(bottleneck) = &report.bottleneck {
+        stats::print(output, &args.stats, &report.actors, bottleneck)?;
+    }
     output.object("summary", summary(args, report, took, exit))?;
     if report.stopped {
         output.warn("interrupted: what was restored is kept; run it again with --overwrite if-changed to complete it");
@@ -205,6 +213,7 @@ fn summary(args: &RestoreArgs, report: &RestoreReport, took: std::time::Duration
         "verified_different": report.verified.as_ref().map(|verified| verified.different),
         "verified_unreadable": report.verified.as_ref().map(|verified| verified.unreadable),
         "interrupted": report.stopped,
+        "bottleneck": report.bottleneck.as_ref().map(stats::to_json),
         "seconds": took.as_secs_f64(),
         "exit_code": exit.code(),
     })

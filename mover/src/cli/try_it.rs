@@ -175,7 +175,12 @@ impl Trial<'_> {
             scratch: default_scratch(),
         };
         let bytes = self.found.bytes;
-        let view = View { title, on_interrupt: "ending the trial", bytes_expected: Box::new(move || Some(bytes)) };
+        let view = View {
+            title,
+            on_interrupt: "ending the trial",
+            bytes_expected: Box::new(move || Some(bytes)),
+            slowed: None,
+        };
         let started = Instant::now();
         let report =
             self.engine.run(self.session, view, move |rt, progress, stop| run_backup(rt, job, progress, stop))?;
@@ -202,7 +207,12 @@ impl Trial<'_> {
             .map_err(|error| CliError::failed(error.to_string(), "set TMPDIR to a directory that can be written"))?;
         let mut job = RestoreJob::new(self.repository.clone(), point, Arc::new(target));
         job.memory_bytes = usize::try_from(self.session.resolved.memory_bytes).unwrap_or(usize::MAX);
-        let view = View { title: "restore", on_interrupt: "ending the trial", bytes_expected: Box::new(|| None) };
+        let view = View {
+            title: "restore",
+            on_interrupt: "ending the trial",
+            bytes_expected: Box::new(|| None),
+            slowed: None,
+        };
         let started = Instant::now();
         let report =
             self.engine.run(self.session, view, move |rt, progress, stop| run_restore(rt, job, progress, stop))?;

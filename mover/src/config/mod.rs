@@ -35,6 +35,9 @@ pub struct Settings {
     /// Cores in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,
+    /// Yield to everything else on the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<bool>,
     /// Time between two progress lines where there is no terminal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress_interval: Option<Period>,

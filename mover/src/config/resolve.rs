@@ -155,6 +155,7 @@ fn defaults(shards: u32) -> Settings {
     Settings {
         memory: Some(Size(memory_bytes_default(shards as usize))),
         shards: Some(shards),
+        idle: Some(false),
         progress_interval: Some(Period(Duration::from_secs(5))),
         backup: BackupSettings {
             exclude_caches: Some(false),

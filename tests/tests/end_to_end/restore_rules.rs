@@ -198,7 +198,7 @@ fn restore_never_writes_through_a_symlink_with_the_name_of_a_file() {
 }
 
 #[test]
-fn restore_repeated_after_an_interruption_completes() {
+fn restore_repeated_brings_back_what_is_missing() {
     let (repo, source, point) = backed_up();
     let target = repo.directory("target");
     let place = landed(&target, &source);

@@ -173,6 +173,8 @@ impl Stream {
         let result = self.open(&mut output).and_then(|()| {
             let file = output.file.as_ref().expect("just opened");
             self.directory.sync_file(file, &self.name)?;
+            // Nobody reads it soon, and what was hot on this machine before the backup is to stay so.
+            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
             self.directory.publish(&output.temporary, &self.name)
         });
         if self.keep_first_error(&mut output, result.clone()).is_err() {
