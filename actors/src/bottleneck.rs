@@ -18,10 +18,11 @@ use crate::runtime::usage::Usage;
 /// From this share of busy cores on the cores are the limit.
 const CORES_ARE_BUSY: f64 = 0.8;
 /// Groups of threads and what they do; `shard` is seen through its actors.
-const THREAD_GROUPS: [(&str, &str); 6] = [
+const THREAD_GROUPS: [(&str, &str); 7] = [
     ("source", "source reads"),
     ("stream", "source reads"),
     ("target", "target writes"),
+    ("target-sync", "target syncs"),
     ("mover-read", "repository reads"),
     ("mover-write", "repository writes"),
     ("mover-sync", "repository syncs"),

@@ -68,6 +68,7 @@ impl Open {
             }
             place::write_all(&self.fd, bytes, *offset).map_err(|errno| place::error(&self.path, "write", errno))?;
         }
+        self.inner.wrote(writes.iter().map(|(_, bytes)| bytes.len() as u64).sum());
         Ok(())
     }
 

@@ -17,6 +17,7 @@
 
 mod attributes;
 mod directories;
+mod early_sync;
 mod large;
 mod nameless;
 mod place;
@@ -40,6 +41,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::attributes::Entry;
+use self::early_sync::EarlySync;
 use self::nameless::{Naming, NewFile};
 use self::place::Temporary;
 use self::root::Root;
@@ -84,6 +86,7 @@ pub(super) struct Inner {
     /// Existing directories that were opened to their owner, with the mode that they had; until they are finished.
     unlocked: Mutex<HashMap<Vec<u8>, u32>>,
     pool: Arc<Pool>,
+    early_sync: EarlySync,
 }
 
 /// What the small files of one call have in common.
@@ -116,6 +119,7 @@ impl FileTarget {
             devices: Mutex::default(),
             unlocked: Mutex::default(),
             pool: Pool::new("target", options.threads.max(2)),
+            early_sync: EarlySync::new(),
         };
         inner.remember_root()?;
         Ok(Self { inner: Arc::new(inner) })
@@ -126,7 +130,7 @@ impl FileTarget {
         &self,
         path: &[u8],
         operation: &'static str,
-        work: impl FnOnce(&Inner) -> Result<T, TargetError> + Send + 'static,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T, TargetError> + Send + 'static,
     ) -> TargetFuture<T> {
         self.run(path, operation, move |inner| {
             inner.make_root()?;
@@ -138,7 +142,7 @@ impl FileTarget {
         &self,
         path: &[u8],
         operation: &'static str,
-        work: impl FnOnce(&Inner) -> Result<T, TargetError> + Send + 'static,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T, TargetError> + Send + 'static,
     ) -> TargetFuture<T> {
         let inner = self.inner.clone();
         self.inner.run(path, operation, move || work(&inner))
@@ -372,6 +376,11 @@ impl Inner {
 
     fn sync(&self) -> Result<(), TargetError> {
         self.lock_again()?;
+        self.sync_devices()?;
+        self.early_sync.check()
+    }
+
+    fn sync_devices(&self) -> Result<(), TargetError> {
         let fail = |errno| place::error(b"", "sync", errno);
         let mut open = Vec::new();
         for (_, fd) in self.devices.lock().iter() {
@@ -413,7 +422,9 @@ impl Target for FileTarget {
     fn write_files(&self, files: Vec<SmallFile>) -> TargetFuture<Vec<Result<Vec<AttributeProblem>, TargetError>>> {
         self.write(b"", "write", move |inner| {
             let mut batch = Batch::default();
-            Ok(files.iter().map(|file| inner.write_file(file, &mut batch)).collect())
+            let written = files.iter().map(|file| inner.write_file(file, &mut batch)).collect();
+            inner.wrote(files.iter().flat_map(|file| &file.parts).map(|(_, bytes)| bytes.len() as u64).sum());
+            Ok(written)
         })
     }
 
@@ -466,6 +477,6 @@ impl Target for FileTarget {
     }
 
     fn sync(&self) -> TargetFuture<()> {
-        self.run(b"", "sync", Inner::sync)
+        self.run(b"", "sync", |inner| inner.sync())
     }
 }
