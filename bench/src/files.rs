@@ -148,6 +148,32 @@ fn start_write_back(file: &File) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
+/// Puts a tree that has served away: its bytes go, its inodes stay until the scratch directory goes. For ext4 passes over
+/// each inode that was freed in the last minutes, and whoever makes files next would pay for this removal.
+pub fn retire(tree: &Path, scratch: &Path) -> std::io::Result<()> {
+    if std::fs::symlink_metadata(tree).is_err() {
+        return Ok(());
+    }
+    let place = tempfile::Builder::new().prefix("retired-").tempdir_in(scratch)?.keep();
+    if std::fs::rename(tree, place.join("tree")).is_err() {
+        // On another file system: it goes at once.
+        return crate::reference::remove(tree);
+    }
+    empty(&place)
+}
+
+fn empty(place: &Path) -> std::io::Result<()> {
+    let status = std::fs::symlink_metadata(place)?;
+    if status.is_dir() {
+        for entry in std::fs::read_dir(place)? {
+            empty(&entry?.path())?;
+        }
+    } else if status.is_file() {
+        std::fs::OpenOptions::new().write(true).open(place)?.set_len(0)?;
+    }
+    Ok(())
+}
+
 /// Creates files of the sizes of this tree under temporary names, without content, sets owner, mode and times, and
 /// renames each: what restore must do for a file beside writing its bytes. They stay until the scratch directory goes:
 /// ext4 passes over each inode that was freed in the last minutes (60 to 300 s), so what is made after a large removal is

@@ -107,10 +107,10 @@ impl Session<'_> {
         }
         let runs = round.runs;
         for place in &places {
-            during("remove a repository", reference::remove(&place.repository))?;
-            during("remove a state", reference::remove(&place.state))?;
+            during("retire a repository", files::retire(&place.repository, self.scratch))?;
+            during("retire a state", files::retire(&place.state, self.scratch))?;
         }
-        during("remove the data", std::fs::remove_dir_all(&data))?;
+        during("retire the data", files::retire(&data, self.scratch))?;
         Ok((described, runs))
     }
 }
@@ -252,7 +252,7 @@ impl<'r> Round<'r> {
         };
         if phase == Phase::Restore {
             self.compare(tool, &target, &mut run)?;
-            during("remove the target", std::fs::remove_dir_all(&target))?;
+            during("retire the target", files::retire(&target, self.session.scratch))?;
         }
         if run.failed.is_some() {
             place.failed = Some(phase);
