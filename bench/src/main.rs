@@ -10,6 +10,7 @@ mod corpus;
 mod crowd;
 mod efficiency;
 mod files;
+mod harm;
 mod ideal;
 mod inventory;
 mod limits;
@@ -47,6 +48,8 @@ enum Command {
     Restore(Options),
     /// Slow a stage down, and take a core away, and compare with what the bottleneck report foretold
     Whatif(whatif::WhatIf),
+    /// Measure a reader beside a backup, with and without --idle, and the page cache before and after one (needs fio)
+    Harm(harm::Harm),
     /// Make data to measure on, the same for the same seed
     Corpus(corpus::Options),
     /// Measure mover beside the backup tools on the PATH: first, unchanged, incremental, rescan, restore
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Backup(options) => efficiency::backup(&options),
         Command::Restore(options) => efficiency::restore(&options),
         Command::Whatif(options) => whatif::run(&options),
+        Command::Harm(options) => harm::run(&options),
         Command::Corpus(options) => corpus::run(&options),
         Command::Rivals(options) => rivals::run(&options),
         Command::Network(options) => network::run(&options),

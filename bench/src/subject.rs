@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -74,7 +74,15 @@ impl Subject {
         self.run("restore", &arguments)
     }
 
-    fn run(&self, subcommand: &str, arguments: &[&OsStr]) -> Result<Outcome> {
+    /// Starts `mover backup MORE PATH` and does not wait.
+    pub fn start_backup(&self, path: &Path, more: &[&str]) -> Result<Child> {
+        let mut arguments: Vec<&OsStr> = more.iter().map(OsStr::new).collect();
+        arguments.push(path.as_os_str());
+        let mut command = self.command("backup", &arguments);
+        during("start a backup", command.stdout(Stdio::null()).stderr(Stdio::null()).spawn())
+    }
+
+    fn command(&self, subcommand: &str, arguments: &[&OsStr]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(subcommand).arg("-r").arg(&self.repository).arg("--json").args(arguments);
         if let Some(memory) = &self.memory {
@@ -85,6 +93,11 @@ impl Subject {
             command.env("MOVER_KEY_FILE", &self.key_file);
         }
         command.env("XDG_STATE_HOME", self.repository.with_extension("state")).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, subcommand: &str, arguments: &[&OsStr]) -> Result<Outcome> {
+        let mut command = self.command(subcommand, arguments);
         let (cpu, wall) = (children_seconds(), Instant::now());
         let output = during(format!("start {}", self.program.display()), command.output())?;
         let spent = Spent { cpu: children_seconds() - cpu, wall: wall.elapsed().as_secs_f64() };

@@ -66,3 +66,14 @@ fn limits_fail_exactly_where_a_stage_is_under_nine_tenths_of_its_reference() {
     assert_eq!(report["within_reference"], good, "{report}");
     assert_eq!(output.status.code(), Some(if good { 0 } else { 1 }));
 }
+
+#[test]
+fn whatif_fails_exactly_where_something_foretold_misses_by_more_than_a_tenth() {
+    let tree = tree();
+    let output = bench("whatif", tree.path(), &[]);
+    let report = report(&output);
+    let found = report["whatif"].as_array().expect("what was foretold");
+    assert!(found.iter().all(|one| one["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0)), "{report}");
+    let holds = found.iter().all(|one| one["holds"] == true);
+    assert_eq!(output.status.code(), Some(if holds { 0 } else { 1 }), "{report}");
+}

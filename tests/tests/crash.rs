@@ -10,7 +10,7 @@ use mover_tests::skip;
 use mover_tests::strace::under_strace;
 use mover_tests::summary::json_lines;
 use mover_tests::tree::{KIB, MIB, files_below, names_below, small_files, write_random};
-use mover_tests::{Repo, exit};
+use mover_tests::{Repo, exit, needs};
 
 fn start(repo: &Repo, subcommand: &str, arguments: &[&std::ffi::OsStr]) -> Child {
     let mut command = repo.command(subcommand, arguments);
@@ -186,9 +186,7 @@ fn crash_interrupted_once_finishes_cleanly_and_says_what_is_kept() {
 /// The first signal waits for writes that are under way; these do not end for an hour. Only the second one can end it.
 #[test]
 fn crash_interrupted_twice_exits_130_at_once_and_loses_nothing() {
-    if let Some(reason) = skip::missing(false, &["strace"]) {
-        return skip::skipped("crash_interrupted_twice_exits_130_at_once_and_loses_nothing", &reason);
-    }
+    needs!("strace");
     let repo = Repo::new();
     let source = repo.directory("source");
     write_random(&source.join("file"), 64 * MIB, 1);

@@ -4,6 +4,8 @@
 //! data path: [`scanner`], [`chunker`], [`deduplicator`], [`compressor`], [`uploader`], and the
 //! [`recorder`] beside them. [`messages`] is what they say to each other.
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod alone;
 mod assembly;
 mod buffers;
 mod chunker;

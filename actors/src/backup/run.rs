@@ -147,7 +147,7 @@ pub async fn run_backup<R: Runtime>(
     outcome
 }
 
-async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Registration, Failure> {
+pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Registration, Failure> {
     let open = OpenRecord {
         role: Role::Writer,
         host: job.host.clone(),
@@ -161,10 +161,10 @@ async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Registration, F
 }
 
 /// A job in progress.
-struct Run {
-    shared: Arc<JobShared>,
-    plant: Plant,
-    reserves: Vec<ShardReserves>,
+pub(super) struct Run {
+    pub(super) shared: Arc<JobShared>,
+    pub(super) plant: Plant,
+    pub(super) reserves: Vec<ShardReserves>,
     /// Memory for buffers in flight.
     budget: Budget,
     parent: Option<RecoveryPoint>,
@@ -176,7 +176,7 @@ struct Run {
 }
 
 impl Run {
-    async fn prepare<R: Runtime>(
+    pub(super) async fn prepare<R: Runtime>(
         rt: &R,
         job: BackupJob,
         history: &History,

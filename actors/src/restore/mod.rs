@@ -4,6 +4,8 @@
 //! repository ─ planner ─▶ downloader ─▶ decompressor ─▶ writer ─▶ target
 //! ```
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod alone;
 mod closing;
 mod compare;
 mod decompressor;

@@ -394,5 +394,26 @@ impl<M: Weigh> Future for Receive<'_, M> {
     }
 }
 
+/// An inbox that holds `messages` and gets no more.
+#[cfg(any(test, feature = "simulation"))]
+pub fn loaded<M: Weigh>(name: &'static str, messages: Vec<M>) -> Inbox<M> {
+    let (address, inbox) = mailbox(name, usize::MAX, usize::MAX);
+    let is_full = messages.into_iter().any(|message| address.try_send(message).is_err());
+    assert!(!is_full, "mailbox {name} has no bounds");
+    inbox
+}
+
+/// Receives until the mailbox ends; gives what came if it is to be kept.
+#[cfg(any(test, feature = "simulation"))]
+pub async fn drained<M: Weigh>(mut inbox: Inbox<M>, keep: bool) -> Vec<M> {
+    let mut kept = Vec::new();
+    while let Some(message) = inbox.receive().await {
+        if keep {
+            kept.push(message);
+        }
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests;

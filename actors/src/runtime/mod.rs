@@ -42,6 +42,8 @@ pub use glommio::{GlommioRuntime, GlommioShards, ShardOptions};
 pub use injector::Injector;
 pub use kill::{KillSwitch, StopSignal};
 pub use mailbox::{Address, Closed, Inbox, Weigh, mailbox};
+#[cfg(any(test, feature = "simulation"))]
+pub use mailbox::{drained, loaded};
 pub use mutant::{Mutant, mutant};
 pub use shards::{cores_available, memory_bytes_default, shards_for};
 pub use stats::ActorStats;

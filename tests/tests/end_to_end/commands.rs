@@ -5,7 +5,7 @@ use std::process::Stdio;
 use mover_tests::mover::wait;
 use mover_tests::summary::json_lines;
 use mover_tests::tree::{KIB, MIB, small_files, write, write_random};
-use mover_tests::{Mover, Repo, exit};
+use mover_tests::{Mover, Repo, exit, needs};
 
 #[test]
 fn command_try_tells_the_three_steps() {
@@ -221,4 +221,69 @@ fn command_settings_come_from_flags_before_the_environment() {
     let mut other = repo.command("points", &[] as &[&str]);
     other.env("MOVER_REPO", "/nowhere");
     mover_tests::mover::finish(other, None).expect(exit::DONE);
+}
+
+/// On a terminal a bar with share, rate and time left; elsewhere a plain line at each interval. Both end with the job.
+#[test]
+fn command_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere() {
+    needs!("script");
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    for number in 0..10 {
+        write_random(&source.join(format!("file-{number}")), 64 * MIB, number);
+    }
+    let arguments = ["--progress-interval".as_ref(), "50ms".as_ref(), source.as_os_str()];
+    let plain = mover_tests::mover::finish(repo.command("backup", &arguments), None).expect(exit::DONE);
+    let lines: Vec<&str> = plain.stderr.lines().filter(|line| line.starts_with("backup: ")).collect();
+    assert!(lines.len() > 1, "{plain}");
+    assert!(lines.iter().all(|line| line.contains("files") && line.contains("/s")), "{plain}");
+    assert!(!plain.stderr.contains(['\r', '\u{1b}']), "signs for a terminal without one: {plain}");
+
+    let command = repo.command("backup", &["--reread".as_ref(), "1/1".as_ref(), source.as_os_str()]);
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let line = format!("stty cols 100; exec {} {}", Mover::program().display(), words.join(" "));
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]);
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => terminal.env(name, value),
+            None => terminal.env_remove(name),
+        };
+    }
+    let shown = mover_tests::mover::finish(terminal, None).expect(exit::DONE);
+    let text = shown.text();
+    assert!(text.contains('\r') && text.contains('%') && text.contains("/s"), "no bar with share and rate: {shown}");
+    assert!(text.contains("left"), "no time left: {shown}");
+    assert!(text.contains("recovery point"), "{shown}");
+}
+
+/// Every backup and restore says what limited it: `--stats` in words, `--json` in figures that add up.
+#[test]
+fn command_stats_name_the_limit_of_a_backup_and_of_a_restore() {
+    let repo = Repo::new();
+    let source = repo.directory("source");
+    small_files(&source, 300, 0, 40_000, 1);
+    let arguments = ["--stats".as_ref(), source.as_os_str()];
+    let told = repo.run("backup", &arguments).expect(exit::DONE).text();
+    let sentence = told.lines().find(|line| line.starts_with("limit: ")).unwrap_or_else(|| panic!("{told}"));
+    assert!(sentence.contains(" %; one more core: +"), "{sentence}");
+    for stage in ["scanner", "chunker", "deduplicator", "compressor", "uploader", "recorder", "source reads"] {
+        assert!(told.lines().any(|line| line.starts_with(stage)), "{stage} is missing: {told}");
+    }
+    let target = repo.directory("target");
+    let restore = repo.run("restore", &["latest", "--stats", "--target", target.to_str().expect("plain")]);
+    let told = restore.expect(exit::DONE).text();
+    assert!(told.lines().any(|line| line.starts_with("limit: ")), "{told}");
+
+    let summary = repo.run("backup", &["--json".as_ref(), source.as_os_str()]).expect(exit::DONE);
+    let lines = json_lines(&summary.stdout);
+    let bottleneck = &lines.last().expect("a summary")["bottleneck"];
+    let stages = bottleneck["stages"].as_array().expect("stages");
+    let sum: f64 = stages.iter().filter_map(|stage| stage["cpu_seconds"].as_f64()).sum();
+    let all = bottleneck["cpu_seconds"].as_f64().expect("CPU seconds");
+    assert!((sum - all).abs() <= 0.02 * all.max(0.01), "{sum} of {all}: {bottleneck}");
+    assert!(bottleneck["limit"].is_string() && bottleneck["one_more_core"].is_number(), "{bottleneck}");
+
+    let wrong = repo.run("backup", &["--slow-stage".as_ref(), "nobody=2".as_ref(), source.as_os_str()]);
+    wrong.expect_error(exit::USAGE, "no actor is called nobody");
 }

@@ -58,3 +58,41 @@ impl Inner {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::*;
+    use crate::restore::file_target::{FileTarget, FileTargetOptions};
+    use crate::restore::target::{Target, TargetErrorKind};
+
+    /// The kernel tells an error of write-back once. An early sync that swallowed it would make the last one succeed.
+    #[test]
+    fn an_error_of_an_early_sync_is_told_at_the_end() {
+        let place = tempfile::tempdir().unwrap();
+        let target = FileTarget::new(FileTargetOptions::new(place.path().to_owned())).unwrap();
+        block_on(target.sync()).unwrap();
+        let cause = "the disk is gone".to_owned();
+        let error = TargetError { path: vec![], operation: "sync", kind: TargetErrorKind::Other, cause };
+        *target.inner.early_sync.first_error.lock() = Some(error.clone());
+        assert_eq!(block_on(target.sync()).unwrap_err(), error);
+    }
+
+    #[test]
+    fn a_sync_begins_where_enough_was_written_and_never_beside_another() {
+        let place = tempfile::tempdir().unwrap();
+        let target = FileTarget::new(FileTargetOptions::new(place.path().to_owned())).unwrap();
+        let early = &target.inner.early_sync;
+        target.inner.wrote(EARLY_SYNC_BYTES - 1);
+        assert!(!early.is_running.load(Ordering::Acquire));
+        early.is_running.store(true, Ordering::Release);
+        target.inner.wrote(1);
+        assert_eq!(early.bytes.load(Ordering::Relaxed), EARLY_SYNC_BYTES, "a second sync began beside the first");
+        early.is_running.store(false, Ordering::Release);
+        target.inner.wrote(1);
+        block_on(early.thread.idle());
+        assert_eq!(early.bytes.load(Ordering::Relaxed), 0);
+        assert!(!early.is_running.load(Ordering::Acquire));
+    }
+}
