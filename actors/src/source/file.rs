@@ -401,6 +401,7 @@ impl Source for FileSource {
         self.inner.run(path.to_vec(), "open", move || {
             let (fd, now) = inner.open_listed(k, &owned, &listed, &mut ParentCache::default())?;
             let traits = inner.devices.traits(now.device);
+            traits.begin_parts(fd.as_fd());
             let open = OpenFile { inner, path: owned, fd, traits };
             Ok(Arc::new(LargeFile { open: Arc::new(open) }) as Arc<dyn SourceFile>)
         })

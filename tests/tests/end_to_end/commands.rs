@@ -239,9 +239,11 @@ fn command_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere() {
     assert!(lines.iter().all(|line| line.contains("files") && line.contains("/s")), "{plain}");
     assert!(!plain.stderr.contains(['\r', '\u{1b}']), "signs for a terminal without one: {plain}");
 
-    let command = repo.command("backup", &["--reread".as_ref(), "1/1".as_ref(), source.as_os_str()]);
+    // Slow enough for a time left to be told.
+    let slow = ["--reread".as_ref(), "1/1".as_ref(), "--slow-stage".as_ref(), "deduplicator=40".as_ref()];
+    let command = repo.command("backup", &[&slow[..], &[source.as_os_str()]].concat());
     let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
-    let line = format!("stty cols 100; exec {} {}", Mover::program().display(), words.join(" "));
+    let line = format!("stty rows 24 cols 100; exec {} {}", Mover::program().display(), words.join(" "));
     let mut terminal = std::process::Command::new("script");
     terminal.args(["-qec", &line, "/dev/null"]);
     for (name, value) in command.get_envs() {
@@ -253,7 +255,7 @@ fn command_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere() {
     let shown = mover_tests::mover::finish(terminal, None).expect(exit::DONE);
     let text = shown.text();
     assert!(text.contains('\r') && text.contains('%') && text.contains("/s"), "no bar with share and rate: {shown}");
-    assert!(text.contains("left"), "no time left: {shown}");
+    assert!(text.contains("ETA"), "no time left: {shown}");
     assert!(text.contains("recovery point"), "{shown}");
 }
 
