@@ -85,8 +85,8 @@ fn glance(report: &Report, out: &mut String) {
     if rivals.is_empty() || report.tools.iter().all(|tool| tool.name != OWN) {
         return;
     }
-    out.push_str("| data | phase | mover s | fastest rival | its s | times as fast | CPU ÷ its | peak MiB | its | repository ÷ its | ÷ the smallest | outcome |\n");
-    out.push_str("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
+    out.push_str("| data | phase | mover s | fastest rival | its s | times as fast | synced | CPU ÷ its | peak MiB | its | repository ÷ its | ÷ the smallest | outcome |\n");
+    out.push_str("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
     for set in &report.sets {
         for phase in Phase::ALL {
             let median =
@@ -99,15 +99,21 @@ fn glance(report: &Report, out: &mut String) {
                 _ => "–".to_owned(),
             };
             let times_as_fast = report.paired_ratio(&set.name, OWN, rival, phase).unwrap_or(seconds / own.max(1e-9));
+            let until_synced = |run: &Run| run.wall_seconds + run.sync_seconds;
+            let synced = match (median(OWN, until_synced), median(rival, until_synced)) {
+                (Some(ours), Some(theirs)) => format!("{:.2}", theirs / ours.max(1e-9)),
+                _ => "–".to_owned(),
+            };
             let peak = |tool: &str| median(tool, |run| run.memory_bytes_peak as f64 / MIB).unwrap_or_default();
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | {rival} | {} | {:.2} | {} | {:.0} | {:.0} | {} | {} | {} |",
+                "| {} | {} | {} | {rival} | {} | {:.2} | {} | {} | {:.0} | {:.0} | {} | {} | {} |",
                 set.name,
                 phase.name(),
                 seconds_words(own),
                 seconds_words(seconds),
                 times_as_fast,
+                synced,
                 ratio(|run| run.cpu_seconds),
                 peak(OWN),
                 peak(rival),
@@ -117,7 +123,10 @@ fn glance(report: &Report, out: &mut String) {
             );
         }
     }
-    out.push_str("\n*Times as fast* is the median of the ratios of paired runs.\n\n");
+    out.push_str(
+        "\n*Times as fast* is the median of the ratios of paired runs. *Synced* is the same until a sync of the file \
+         system has ended after the tool: until then what it wrote is in memory alone.\n\n",
+    );
 }
 
 /// How a cell stands to the goal: twice as fast, or hardly slower where the rival takes no time worth halving.
@@ -252,7 +261,7 @@ mod tests {
     #[test]
     fn results_table_shows_median_spread_and_ratio() {
         let text = report(&example::report());
-        assert!(text.contains("| mixed | first | 2.00 | restic | 6.00 | 3.00 | 0.50 |"), "{text}");
+        assert!(text.contains("| mixed | first | 2.00 | restic | 6.00 | 3.00 | 3.00 | 0.50 |"), "{text}");
         assert!(text.contains("| first | mover | 2.00 (1.00–3.00) |"), "{text}");
         assert!(text.contains("| restore | mover | 1.00 |") && text.contains("| 1, 1 equal |"), "{text}");
         assert!(text.contains("Not on the PATH, so not measured: kopia."));
