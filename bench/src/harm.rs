@@ -82,8 +82,7 @@ pub fn run(harm: &Harm) -> Result<bool> {
         }
         all.push(found);
     }
-    let good = tell(harm, (before, after), &all);
-    Ok(good)
+    Ok(tell(harm, (before, after), &all))
 }
 
 /// The reader beside backups, one after the other for as long as it runs.

@@ -53,7 +53,10 @@ fn limits_fail_exactly_where_a_stage_is_under_nine_tenths_of_its_reference() {
     let output = bench("limits", tree.path(), &[]);
     let report = report(&output);
     let stages = report["stages"].as_array().expect("stages");
-    assert!(stages.len() >= 10, "{report}");
+    // Other ways to read are there where this machine has them.
+    let other_ways = ["open … close by io_uring", "read, direct"];
+    let is_other = |stage: &&serde_json::Value| other_ways.iter().any(|way| stage["stage"] == *way);
+    assert_eq!(stages.iter().filter(|stage| !is_other(stage)).count(), 10, "{report}");
     assert_eq!(report["levels"].as_array().map(Vec::len), Some(4), "{report}");
     let ideals = report["ideal"].as_array().expect("ideals");
     assert_eq!(ideals.len(), 3);

@@ -32,6 +32,14 @@ fn is_unfinished(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 
+/// Every file of `source` has its bytes below `place`.
+fn assert_same_content(source: &Path, place: &Path) {
+    for (name, _) in files_below(source) {
+        let content = |root: &Path| std::fs::read(root.join(&name)).expect("read");
+        assert!(content(source) == content(place), "{} differs after the rerun", name.display());
+    }
+}
+
 /// How many runs are registered in the log (`open`), or have ended (`done`).
 fn log_objects(repo: &Repo, kind: &str) -> usize {
     repo.objects().iter().filter(|(path, _)| path.starts_with("log") && path.ends_with(kind)).count()
@@ -146,10 +154,7 @@ fn crash_of_a_restore_leaves_no_half_file_and_a_rerun_completes() {
     }
     repo.restore_run(&point, &target, &[]).expect(exit::DONE);
     assert_eq!(names_below(&place), names_below(&source), "something is missing or left over after the rerun");
-    for (name, _) in files_below(&source) {
-        let content = |root: &std::path::Path| std::fs::read(root.join(&name)).expect("read");
-        assert!(content(&source) == content(&place), "{} differs after the rerun", name.display());
-    }
+    assert_same_content(&source, &place);
 }
 
 #[test]
@@ -249,8 +254,5 @@ fn crash_of_an_interrupted_restore_is_completed_by_the_command_it_names() {
     assert!((1..10).contains(&restored), "{restored} of 10 files were restored before the interruption");
     repo.restore_run(&point, &target, &["--overwrite".as_ref(), "if-changed".as_ref()]).expect(exit::DONE);
     assert_eq!(names_below(&place), names_below(&source));
-    for (name, _) in files_below(&source) {
-        let content = |root: &Path| std::fs::read(root.join(&name)).expect("read");
-        assert!(content(&source) == content(&place), "{} differs", name.display());
-    }
+    assert_same_content(&source, &place);
 }

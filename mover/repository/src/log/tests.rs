@@ -297,8 +297,8 @@ fn what_an_outcome_saw_is_checked_in_any_order_of_commits() {
     assert_eq!(history(&repository).unwrap().recovery_points().len(), 4);
 }
 
-#[test]
-fn a_commit_while_the_history_is_read_is_no_alarm() {
+/// A reader of three recovery points, and the backend in which its faults are planned.
+fn three_points_behind_faults() -> (FaultyBackend, Repository) {
     let backend = MemoryBackend::new();
     let repository = init(&backend);
     for _ in 0..3 {
@@ -306,6 +306,12 @@ fn a_commit_while_the_history_is_read_is_no_alarm() {
     }
     let faulty = FaultyBackend::new(Arc::new(backend));
     let reader = block_on(Repository::open(Arc::new(faulty.clone()), &credential())).unwrap();
+    (faulty, reader)
+}
+
+#[test]
+fn a_commit_while_the_history_is_read_is_no_alarm() {
+    let (faulty, reader) = three_points_behind_faults();
     // Number 1 is read before its outcome exists, number 3 after it knows of that outcome.
     faulty.plan(Fault::at(Operation::Get, 1, Effect::NotFound).under(&done_name(FIRST)));
     assert_eq!(history(&reader).unwrap().recovery_points().len(), 3);

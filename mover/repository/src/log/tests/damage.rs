@@ -60,13 +60,7 @@ fn readers_go_on_beside_a_damaged_record_and_do_not_make_it_the_norm() {
 /// asking it for one more number, and one more, would never end.
 #[test]
 fn a_record_that_cannot_be_read_is_damage_and_a_store_that_is_gone_is_not() {
-    let backend = MemoryBackend::new();
-    let repository = init(&backend);
-    for _ in 0..3 {
-        commit_point(&repository, "set");
-    }
-    let faulty = FaultyBackend::new(Arc::new(backend));
-    let reader = block_on(Repository::open(Arc::new(faulty.clone()), &credential())).unwrap();
+    let (faulty, reader) = three_points_behind_faults();
     faulty.plan(Fault::at(Operation::Get, 1, Effect::Io).under(&done_name(FIRST)).forever());
     let (rest, damage) = block_on(reader.history_with_damage()).unwrap();
     assert_eq!((rest.recovery_points().len(), damage.len()), (2, 1));
