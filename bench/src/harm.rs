@@ -96,6 +96,7 @@ fn beside(harm: &Harm, place: &Path, path: &Path, reader: Reader, hot: &Path, mo
                 let mut child = subject.start_backup(path, more)?;
                 let ended = until(&mut child, &stop)?;
                 during("remove a repository", std::fs::remove_dir_all(&repository))?;
+                during("remove a key file", std::fs::remove_file(repository.with_extension("key")))?;
                 if !ended {
                     break;
                 }
