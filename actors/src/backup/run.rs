@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::crypto::random_array;
+use mover_repository::heartbeat::Heartbeat;
 use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::limits::FRAME_BYTES_MAX;
@@ -123,6 +124,9 @@ pub async fn run_backup<R: Runtime>(
     progress.set_phase(Phase::Preparing);
     let stopwatch = Stopwatch::start(rt.now());
     let registration = if job.options.dry_run { None } else { Some(register(&rt, &job).await?) };
+    let every = job.options.alive_every;
+    let _heartbeat =
+        registration.as_ref().zip(every).map(|(registration, every)| Heartbeat::start(registration, every));
     let history = match &registration {
         Some(registration) => registration.history().clone(),
         None => job.repository.history().await?,
@@ -336,6 +340,7 @@ impl Run {
             started: self.started,
             finished: rt.unix_now(),
             parent: self.parent.as_ref().map(|parent| parent.id),
+            depends_on: self.shared.options.depends_on,
             grade: if totals.files_torn > 0 { Grade::Torn } else { Grade::Stable },
             errors: lists.problems.len() as u64 + lists.problems_unlisted,
             filesets,

@@ -5,9 +5,10 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mover_repository::chunk_reader::ChunkReader;
-use mover_repository::ids::{ChunkId, LogNumber};
+use mover_repository::ids::{ChunkId, LogNumber, ObjectId};
 use mover_repository::index::Index;
 use mover_repository::manifest::Page;
 use mover_repository::repository::Repository;
@@ -40,6 +41,10 @@ pub struct BackupOptions {
     pub dry_run: bool,
     /// Size at which a pack is closed, instead of the default.
     pub pack_bytes: Option<u64>,
+    /// The point without which the new one is of no use: retention keeps it as long.
+    pub depends_on: Option<ObjectId>,
+    /// How often the run leaves a sign of life; none on a simulated machine.
+    pub alive_every: Option<Duration>,
 }
 
 impl Default for BackupOptions {
@@ -52,6 +57,8 @@ impl Default for BackupOptions {
             reread_salt: 0,
             dry_run: false,
             pack_bytes: None,
+            depends_on: None,
+            alive_every: None,
         }
     }
 }

@@ -163,7 +163,22 @@ pub fn slot_name(id: &ObjectId) -> String {
     format!("{KEYS_PREFIX}/{id}")
 }
 
+/// Id in the name of a slot.
+pub fn parse_slot_name(name: &str) -> Option<ObjectId> {
+    name.strip_prefix(KEYS_PREFIX)?.strip_prefix('/')?.parse().ok()
+}
+
 impl KeySlot {
+    /// Name of its object.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True if a key file opens it, false if a password does.
+    pub fn is_of_key_file(&self) -> bool {
+        self.kind == SlotKind::KeyFile
+    }
+
     /// Checks and takes apart a slot object.
     ///
     /// # Errors
@@ -243,6 +258,11 @@ fn stretch(credential: &Credential, stretching: Stretching, salt: &[u8; 32]) -> 
         }),
         Credential::KeyFile(content) => Ok(derive::derive(derive::KEY_FILE, &[content.as_slice()])),
     }
+}
+
+/// Stretches once, for whoever wants to know how long that takes.
+pub(crate) fn time_stretching(credential: &Credential, stretching: Stretching) -> Result<()> {
+    stretch(credential, stretching, &[0; 32]).map(drop)
 }
 
 /// Builds a new slot for `secrets`: its name and its bytes. Blocks for the stretching.

@@ -66,6 +66,8 @@ struct Inner {
     secrets: Secrets,
     config: Config,
     memory: Option<ClientMemory>,
+    /// The key slot that it was opened by, or made with.
+    slot: Option<ObjectId>,
     /// For what blocks outside of the backend: password stretching and the client's memory.
     blocking: Arc<Pool>,
 }
@@ -116,7 +118,8 @@ impl Repository {
             return Err(RepositoryError::AlreadyARepository { place: backend.describe() });
         }
         let memory = options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
-        Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, blocking }) })
+        let slot = keys::parse_slot_name(&slot_name);
+        Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, slot, blocking }) })
     }
 
     /// A repository for the simulator: its cut points and chunk ids follow from `seed`, and it has neither
@@ -126,7 +129,7 @@ impl Repository {
         let repository = ObjectId([7; 32]);
         let config = Config { repository, created: UnixNanos(0), chunker, compression: CompressionConfig::default() };
         let (secrets, blocking) = (Secrets::seeded(repository, seed), Pool::new("mover-keys", 1));
-        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, blocking }) }
+        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, slot: None, blocking }) }
     }
 
     /// The same repository on another store: what a crash has left of it, for instance.
@@ -134,7 +137,7 @@ impl Repository {
     pub fn moved_to(&self, backend: Arc<dyn Backend>) -> Repository {
         let secrets = Secrets::decode(self.id(), &self.secrets().encode()).expect("its own secrets");
         let (config, blocking) = (*self.config(), Pool::new("mover-keys", 1));
-        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, blocking }) }
+        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, slot: None, blocking }) }
     }
 
     /// Opens a repository without a client memory.
@@ -168,6 +171,7 @@ impl Repository {
 
         let blocking = Pool::new("mover-keys", 1);
         for slot in slots {
+            let slot_id = slot.as_ref().ok().and_then(|slot| keys::parse_slot_name(slot.name()));
             let opened = match slot {
                 Ok(slot) => {
                     let credential = credential.clone();
@@ -188,7 +192,8 @@ impl Repository {
                 Ok(config) => {
                     let memory =
                         options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
-                    return Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, blocking }) });
+                    let inner = Inner { backend, secrets, config, memory, slot: slot_id, blocking };
+                    return Ok(Self { inner: Arc::new(inner) });
                 }
                 Err(error) => first_damage = Some(error),
             }
@@ -209,6 +214,11 @@ impl Repository {
     /// The settings.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// The key slot that it was opened by; none in the simulator.
+    pub fn slot(&self) -> Option<ObjectId> {
+        self.inner.slot
     }
 
     /// The name of the repository.

@@ -10,7 +10,7 @@ use crate::chunk_reader::ChunkReader;
 use crate::ids::{ChunkId, LogNumber, ObjectId, UnixNanos};
 use crate::index::{Absent, Index, SegmentBuilder};
 use crate::keys::Credential;
-use crate::log::{Grade, OpenRecord, Outcome, RecoveryPoint, Role, SealedFileset, Totals};
+use crate::log::{Grade, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Totals};
 use crate::manifest::{Content, Entry, Kind, ManifestBuilder, ManifestRoot, Metadata, Page, Piece};
 use crate::pack::{PackClass, PackContents, PackSealer};
 use crate::repository::{InitOptions, Repository};
@@ -80,19 +80,30 @@ impl Bench {
         (root, pages)
     }
 
-    /// Backs up `files` as one recovery point: packs, segment, log record.
-    pub(crate) fn backup(&self, files: &[(&str, Vec<u8>)]) -> RecoveryPoint {
-        let open = OpenRecord {
-            role: Role::Writer,
+    /// What a registration says of itself.
+    pub(crate) fn open_record(role: Role) -> OpenRecord {
+        OpenRecord {
+            role,
             host: "host".into(),
             process_id: 1,
             set: "set".into(),
             job: ObjectId([1; 32]),
             adopts: None,
             started: UnixNanos(0),
-        };
-        let registration = block_on(self.repository.register(open)).unwrap();
-        let writer = registration.number().0;
+        }
+    }
+
+    /// Backs up `files` as one recovery point: packs, segment, log record.
+    pub(crate) fn backup(&self, files: &[(&str, Vec<u8>)]) -> RecoveryPoint {
+        let registration = block_on(self.repository.register(Self::open_record(Role::Writer))).unwrap();
+        let chunks: Vec<Vec<Vec<u8>>> = files.iter().map(|(_, bytes)| vec![bytes.clone()]).collect();
+        let data = self.pack(registration.number().0, PackClass::Data, &chunks);
+        self.segment(&[data]);
+        self.commit(registration, files)
+    }
+
+    /// Commits a point of files whose chunks are stored, each a chunk of its own.
+    pub(crate) fn commit(&self, registration: Registration, files: &[(&str, Vec<u8>)]) -> RecoveryPoint {
         let entries: Vec<Entry> = files
             .iter()
             .map(|(path, bytes)| {
@@ -103,10 +114,7 @@ impl Bench {
                 }
             })
             .collect();
-        let chunks: Vec<Vec<Vec<u8>>> = files.iter().map(|(_, bytes)| vec![bytes.clone()]).collect();
-        let data = self.pack(writer, PackClass::Data, &chunks);
-        self.segment(&[data]);
-        let (root, _) = self.manifest(writer, &entries);
+        let (root, _) = self.manifest(registration.number().0, &entries);
         let fileset = SealedFileset {
             root_path: b"/source".to_vec(),
             root,
@@ -124,6 +132,7 @@ impl Bench {
             started: UnixNanos(0),
             finished: UnixNanos(1),
             parent: None,
+            depends_on: None,
             filesets: vec![fileset],
             totals: Totals::default(),
             grade: Grade::Stable,
@@ -140,6 +149,36 @@ impl Bench {
 
     pub(crate) fn bytes(&self, name: &str) -> Bytes {
         block_on(self.store.get(name, u64::MAX)).unwrap()
+    }
+}
+
+/// A fileset of a record that nobody restores from.
+pub(crate) fn fileset() -> SealedFileset {
+    SealedFileset {
+        root_path: b"/data/\xff".to_vec(),
+        root: ManifestRoot { structure: ChunkId([7; 32]), levels: 2, entries: 3, files: 2, bytes: 1 << 40 },
+        scan_started: UnixNanos(5),
+        scan_finished: UnixNanos(6),
+        totals: Totals { files: 2, bytes: 1 << 40, ..Totals::default() },
+    }
+}
+
+/// A point of a record that nobody restores from.
+pub(crate) fn point(set: &str) -> RecoveryPoint {
+    RecoveryPoint {
+        id: ObjectId(crate::crypto::random_array()),
+        set: set.to_owned(),
+        host: "host".to_owned(),
+        paths: vec![b"/data/\xff".to_vec()],
+        tags: vec!["tag".to_owned()],
+        started: UnixNanos(1),
+        finished: UnixNanos(2),
+        parent: Some(ObjectId([3; 32])),
+        depends_on: Some(ObjectId([4; 32])),
+        filesets: vec![fileset(), fileset()],
+        totals: Totals::default(),
+        grade: Grade::Stable,
+        errors: 4,
     }
 }
 

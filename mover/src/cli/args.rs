@@ -87,8 +87,14 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Rebuild what can be rebuilt
     Repair(RepairArgs),
+    /// Forget recovery points by rule or by name; `prune` then frees their room
+    Forget(ForgetArgs),
+    /// Delete what no recovery point needs, beside running backups
+    Prune(PruneArgs),
     /// Check this machine, or with -r the place of a repository
     Doctor,
+    /// The keys that open the repository
+    Key(KeyArgs),
     /// The settings in force
     Config(ConfigArgs),
 }
@@ -127,6 +133,9 @@ pub struct BackupArgs {
     /// Tag the recovery point (may be repeated)
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// The new point is of no use without POINT (a log backup without its base): keep that as long
+    #[arg(long, value_name = "POINT")]
+    pub depends_on: Option<String>,
     /// Read and compare, store nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -215,6 +224,9 @@ pub struct PointsArgs {
     /// Only points of this set
     #[arg(long, value_name = "NAME")]
     pub set: Option<String>,
+    /// Those that were forgotten, whether or not they could be brought back
+    #[arg(long)]
+    pub forgotten: bool,
 }
 
 /// `mover ls`
@@ -301,6 +313,136 @@ pub struct VerifyArgs {
     /// Also read stored data: a share such as 10%, or all
     #[arg(long, value_name = "SHARE")]
     pub data: Option<DataShare>,
+}
+
+/// `mover forget`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "A point may satisfy several rules. Of each set the newest point always stays, unless it is named."
+)]
+pub struct ForgetArgs {
+    /// These points, whatever the rules say
+    #[arg(value_name = "POINT", conflicts_with_all = ["undo", "keep_last", "keep_hourly", "keep_daily", "keep_weekly",
+          "keep_monthly", "keep_yearly", "keep_within", "keep_tags"])]
+    pub points: Vec<String>,
+    /// Show what would be forgotten, and why the rest is kept
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Bring a forgotten point back, if nothing of it is condemned or gone
+    #[arg(long, value_name = "POINT")]
+    pub undo: Option<String>,
+
+    /// Only points of this set (may be repeated)
+    #[arg(long = "set", value_name = "NAME", help_heading = "Which points")]
+    pub sets: Vec<String>,
+    /// Only points with this tag (may be repeated)
+    #[arg(long = "tag", value_name = "TAG", help_heading = "Which points")]
+    pub tags: Vec<String>,
+
+    /// Keep the newest N points of each set
+    #[arg(long, value_name = "N", help_heading = "What to keep")]
+    pub keep_last: Option<u32>,
+    /// Keep the newest point of each of the newest N hours that have one
+    #[arg(long, value_name = "N", help_heading = "What to keep")]
+    pub keep_hourly: Option<u32>,
+    /// The same by days
+    #[arg(long, value_name = "N", help_heading = "What to keep")]
+    pub keep_daily: Option<u32>,
+    /// The same by weeks, from Monday
+    #[arg(long, value_name = "N", help_heading = "What to keep")]
+    pub keep_weekly: Option<u32>,
+    /// The same by months
+    #[arg(long, value_name = "N", help_heading = "What to keep")]
+    pub keep_monthly: Option<u32>,
+    /// The same by years
+    #[arg(long, value_name = "N", help_heading = "What to keep")]
+    pub keep_yearly: Option<u32>,
+    /// Keep all points at most this much older than the newest of their set, such as 30d
+    #[arg(long, value_name = "TIME", help_heading = "What to keep")]
+    pub keep_within: Option<Period>,
+    /// Keep all points with this tag (may be repeated)
+    #[arg(long = "keep-tag", value_name = "TAG", help_heading = "What to keep")]
+    pub keep_tags: Vec<String>,
+    /// The time zone of days and hours, such as Europe/Berlin; default: that of this machine
+    #[arg(long, value_name = "ZONE", help_heading = "What to keep")]
+    pub timezone: Option<String>,
+}
+
+/// `mover prune`
+#[derive(Args, Debug)]
+pub struct PruneArgs {
+    /// Show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Copy what is live of half-empty packs until at most this share of the repository is unused
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub max_unused: u8,
+    /// Copy at most this much in one run, before compression
+    #[arg(long, value_name = "SIZE", default_value = "10GiB")]
+    pub max_move: Size,
+    /// Wait this long for runs that began before
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub wait: Period,
+    /// End runs that were not heard of for this long; they can never commit then
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub fence_after: Period,
+}
+
+/// `mover key`
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub what: KeyCommand,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// List the keys: which is yours, what each may do
+    List,
+    /// Add a key; without an option a new password is asked for
+    Add(KeyAddArgs),
+    /// Replace the key that is used now by a new one with the same rights
+    Change(NewKeyArgs),
+    /// Remove a key, by the beginning of its id
+    Remove(KeyRemoveArgs),
+}
+
+/// The new credential of `key add` and `key change`.
+#[derive(Args, Debug)]
+pub struct NewKeyArgs {
+    /// Make a key file here (mode 0600)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_file", "recovery"])]
+    pub new_key_file: Option<PathBuf>,
+    /// The new password is the first line of this file
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery")]
+    pub new_password_file: Option<PathBuf>,
+    /// Draw a recovery key and print it once, to be kept on paper: it is typed as a password
+    #[arg(long)]
+    pub recovery: bool,
+    /// What to call it in listings
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+}
+
+/// `mover key add`
+#[derive(Args, Debug)]
+pub struct KeyAddArgs {
+    /// The new credential.
+    #[command(flatten)]
+    pub new: NewKeyArgs,
+    /// It may back up, and neither read what is stored nor remove anything: for a host that might be taken over
+    #[arg(long)]
+    pub put_only: bool,
+}
+
+/// `mover key remove`
+#[derive(Args, Debug)]
+pub struct KeyRemoveArgs {
+    /// The beginning of its id
+    #[arg(value_name = "KEY")]
+    pub key: String,
 }
 
 /// `mover repair`

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_lite::future::block_on;
 use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, LevelUse, VerifyBeforeUpload, run_backup};
 use mover_actors::scratch::default_scratch;
 use mover_actors::source::Source;
 use mover_actors::source::stream::StreamSource;
+use mover_repository::heartbeat::SIGN_OF_LIFE_EVERY;
 use mover_repository::log::Totals;
 use mover_repository::manifest::check_path;
 use mover_repository::repository::Repository;
@@ -152,6 +154,10 @@ fn file_input(session: &Session, args: &BackupArgs, host: &str, roots: &[Root]) 
 fn options(session: &Session, args: &BackupArgs, opened: &Repository) -> Result<BackupOptions> {
     let backup = &session.resolved.settings.backup;
     let levels = levels(session, opened)?;
+    let depends_on = match &args.depends_on {
+        None => None,
+        Some(spec) => Some(repository::find_point(&block_on(opened.history())?, spec, None)?.id),
+    };
     Ok(BackupOptions {
         memory_bytes: usize::try_from(session.resolved.memory_bytes).unwrap_or(usize::MAX),
         levels,
@@ -163,6 +169,8 @@ fn options(session: &Session, args: &BackupArgs, opened: &Repository) -> Result<
         reread_one_in: backup.reread.map(|share| u64::from(share.0)),
         reread_salt: repository::now().0 as u64,
         dry_run: args.dry_run,
+        depends_on,
+        alive_every: Some(SIGN_OF_LIFE_EVERY),
         ..BackupOptions::default()
     })
 }

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use futures_lite::future::block_on;
 use mover_repository::config::CompressionConfig;
+use mover_repository::key_admin::add_key;
 use mover_repository::keys::{Credential, Stretching};
 use mover_repository::limits::FORMAT_VERSION;
+use mover_repository::log::Role;
 use mover_repository::repository::{InitOptions, KeyRights, Repository};
 use serde_json::json;
 
@@ -32,10 +34,11 @@ pub fn run(session: &Session, args: &InitArgs) -> Result<Exit> {
         (None, Some(key)) => (key, None),
         (None, None) => return Err(CliError::usage("no credential was given", "set MOVER_PASSWORD_FILE")),
     };
+    let who = repository::open_record(Role::Admin, "")?;
     let made = block_on(async {
         let repository = Repository::init(backend, &first, options(session)).await?;
         if let Some(second) = &second {
-            repository.add_key(second, KeyRights::Full, Stretching::default()).await?;
+            add_key(&repository, &who, second, KeyRights::Full, "made by init", Stretching::default()).await?;
         }
         mover_repository::Result::Ok(repository)
     })?;
@@ -70,7 +73,8 @@ fn report(session: &Session, made: &Repository, place: &str, args: &InitArgs) ->
         }
         None => output.say("keep the password safe and elsewhere: without it the data cannot be read")?,
     }
-    output.say("keep a copy of `config` and `keys/` elsewhere too: they never change, and nothing replaces them")?;
+    output
+        .say("keep a copy of `config` and `keys/` elsewhere too, and again after `mover key`: nothing replaces them")?;
     if FORMAT_VERSION == 0 {
         output.say("its format is draft 0: a later version of mover may not read it")?;
     }
@@ -80,19 +84,22 @@ fn report(session: &Session, made: &Repository, place: &str, args: &InitArgs) ->
 }
 
 /// A key file that is removed again unless the repository that it opens came to be.
-struct NewKeyFile<'p> {
+pub(super) struct NewKeyFile<'p> {
     path: &'p Path,
-    credential: Credential,
+    /// What it holds.
+    pub credential: Credential,
     kept: bool,
 }
 
 impl NewKeyFile<'_> {
-    fn create(path: &Path) -> Result<NewKeyFile<'_>> {
+    /// Makes it; it must not exist.
+    pub fn create(path: &Path) -> Result<NewKeyFile<'_>> {
         let credential = secret::key_credential(secret::create_key_file(path)?)?;
         Ok(NewKeyFile { path, credential, kept: false })
     }
 
-    fn keep(mut self) {
+    /// It opens something now.
+    pub fn keep(mut self) {
         self.kept = true;
     }
 }

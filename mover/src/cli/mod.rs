@@ -16,14 +16,17 @@ pub mod error;
 mod estimate;
 pub mod exit;
 mod filesets;
+mod forget;
 mod init;
 mod interrupt;
+mod key;
 mod ls;
 mod output;
 mod point;
 mod points;
 pub mod process;
 mod progress_view;
+mod prune;
 mod rate;
 mod repair;
 mod repository;
@@ -134,6 +137,9 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Restore(args) => restore::run(&session, args),
         Command::Verify(args) => verify::run(&session, args),
         Command::Repair(args) => repair::run(&session, args),
+        Command::Forget(args) => forget::run(&session, args),
+        Command::Prune(args) => prune::run(&session, args),
+        Command::Key(args) => key::run(&session, args),
         Command::Doctor => doctor::run(&session),
         Command::Config(args) => match args.what {
             ConfigCommand::Show => config_show::run(&session),

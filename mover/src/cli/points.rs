@@ -2,6 +2,7 @@
 
 use mover_repository::limits::FORMAT_VERSION;
 use mover_repository::log::{Grade, RecoveryPoint, Totals};
+use mover_repository::retention;
 use serde_json::{Map, Value, json};
 
 use super::Session;
@@ -21,7 +22,12 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     let mut table = Table::new(&["id", "time", "set", "host", "tags", ">size", ">new", "grade", ">errors"]);
     let mut count = 0u64;
     let in_set = |point: &RecoveryPoint| args.set.as_ref().is_none_or(|set| point.set == *set);
-    for (_, point) in history.points().filter(|(_, point)| in_set(point)) {
+    let forgotten = args.forgotten.then(|| retention::forgotten(&history));
+    let points: Vec<&RecoveryPoint> = match &forgotten {
+        Some(forgotten) => forgotten.iter().collect(),
+        None => history.points().map(|(_, point)| point).collect(),
+    };
+    for point in points.into_iter().filter(|point| in_set(point)) {
         count += 1;
         output.object("point", point_json(point))?;
         table.row(vec![
@@ -44,7 +50,9 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     if FORMAT_VERSION == 0 && !output.json {
         output.note("the format of this repository is draft 0: a later version of mover may not read it");
     }
-    if count == 0 {
+    if count == 0 && args.forgotten {
+        output.say("no recovery point was forgotten")?;
+    } else if count == 0 {
         output.say("no recovery point yet: make one with `mover backup`")?;
     }
     let exit = Exit::from_exceptions(exceptions);
@@ -100,6 +108,7 @@ fn point_json(point: &RecoveryPoint) -> Value {
         "started": rfc3339(point.started),
         "finished": rfc3339(point.finished),
         "parent": point.parent.map(|parent| parent.to_string()),
+        "depends_on": point.depends_on.map(|base| base.to_string()),
         "grade": grade_name(point.grade),
         "errors": point.errors,
     });

@@ -93,18 +93,22 @@ pub fn new_job_id() -> Result<ObjectId> {
         .map_err(|_| CliError::failed("no id could be drawn", "look at /dev/urandom of this machine"))
 }
 
-/// Registers as a reader. A repository that cannot be written is read all the same: `None`.
-pub fn register_reader(session: &Session, repository: &Repository, set: &str) -> Result<Option<Registration>> {
-    let open = OpenRecord {
-        role: Role::Reader,
+/// What a registration of this process says of itself.
+pub fn open_record(role: Role, set: &str) -> Result<OpenRecord> {
+    Ok(OpenRecord {
+        role,
         host: host(),
         process_id: std::process::id(),
         set: set.to_owned(),
         job: new_job_id()?,
         adopts: None,
         started: now(),
-    };
-    match block_on(repository.register(open)) {
+    })
+}
+
+/// Registers as a reader. A repository that cannot be written is read all the same: `None`.
+pub fn register_reader(session: &Session, repository: &Repository, set: &str) -> Result<Option<Registration>> {
+    match block_on(repository.register(open_record(Role::Reader, set)?)) {
         Ok(registration) => Ok(Some(registration)),
         Err(RepositoryError::Storage(error)) if error.kind.takes_no_writes() => {
             session.output.note("the repository cannot be written: reading without a registration");

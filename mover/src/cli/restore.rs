@@ -9,6 +9,7 @@ use mover_actors::restore::file_target::{FileTarget, FileTargetOptions};
 use mover_actors::restore::pipeline::{RestoreJob, run_restore};
 use mover_actors::restore::report::RestoreReport;
 use mover_actors::restore::target::{AttributeKind, AttributeProblem, Overwrite, Target};
+use mover_repository::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use mover_repository::log::RecoveryPoint;
 use serde_json::json;
 
@@ -50,6 +51,7 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
     job.memory_bytes = usize::try_from(session.resolved.memory_bytes).unwrap_or(usize::MAX);
     job.registration = registration;
 
+    let _heartbeat = job.registration.as_ref().map(|reader| Heartbeat::start(reader, SIGN_OF_LIFE_EVERY));
     let engine = Engine::start(session)?;
     let view = View {
         title: "restore",

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures_lite::future::block_on;
+use mover_repository::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use mover_repository::log::Outcome;
 use mover_repository::repository::Repository;
 use mover_repository::verify::{Data, VerifyOptions, VerifyProgress, VerifyReport, verify};
@@ -31,9 +32,11 @@ pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit> {
         session.output.note(&format!("verifying without a registration: {error}"));
         None
     });
+    let heartbeat = registration.as_ref().map(|reader| Heartbeat::start(reader, SIGN_OF_LIFE_EVERY));
     let options = options(session, args);
     let started = Instant::now();
     let report = check(session, &opened, &options)?;
+    drop(heartbeat);
     if let Some(registration) = registration {
         let reason = if report.is_clean() { "verified" } else { "verified, damage found" };
         block_on(registration.commit(Outcome::Ended { reason: reason.to_owned() }))?;

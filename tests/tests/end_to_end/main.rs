@@ -7,5 +7,6 @@ mod fidelity;
 mod filters;
 mod hard_links;
 mod incremental;
+mod lifecycle;
 mod restore_rules;
 mod streams;

@@ -298,6 +298,7 @@ impl Fixture {
             started: UnixNanos(0),
             finished: UnixNanos(0),
             parent: None,
+            depends_on: None,
             filesets: self.filesets.clone(),
             totals: Totals::default(),
             grade: Grade::Stable,

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::backend::Created;
+use crate::backend::{Created, StorageErrorKind};
 use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
-use crate::ids::ObjectId;
+use crate::ids::{ObjectId, PackId};
+use crate::index::load::{live_segments, open_segments};
 use crate::index::segment::{ENTRY_BYTES, Segment, SegmentEntry, SegmentParts, encode_segment, segment_name};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::pack::{PackContents, PackInfo};
@@ -107,7 +108,7 @@ impl SegmentBuilder {
 }
 
 /// Appends a location for every chunk of a pack at position `pack` of the pack table.
-pub(super) fn push_entries(entries: &mut Vec<SegmentEntry>, pack: u32, contents: &PackContents) {
+pub(crate) fn push_entries(entries: &mut Vec<SegmentEntry>, pack: u32, contents: &PackContents) {
     for frame in &contents.frames {
         let mut chunk_offset = 0;
         for (id, bytes) in &frame.chunks {
@@ -123,6 +124,50 @@ pub(super) fn push_entries(entries: &mut Vec<SegmentEntry>, pack: u32, contents:
             chunk_offset += bytes;
         }
     }
+}
+
+/// Removes segments that another one has replaced, and replaces those that name a pack in `gone` by ones that do
+/// not. Gives how many were written. A reader that listed before may miss a segment: it reads the tables of the
+/// packs instead, or stores a chunk twice.
+///
+/// # Errors
+/// [`RepositoryError::Storage`]. A segment that cannot be read is left alone.
+pub(crate) async fn tidy(repository: &Repository, gone: &std::collections::HashSet<PackId>) -> Result<usize> {
+    let segments = open_segments(repository, &mut Vec::new()).await?;
+    let live = live_segments(&segments, &hashbrown::HashSet::new());
+    for (at, segment) in segments.iter().enumerate() {
+        if live.binary_search(&at).is_err() {
+            match repository.backend().delete(&segment.name).await {
+                Err(error) if error.kind != StorageErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    let mut written = 0;
+    for segment in live.into_iter().map(|at| &segments[at]) {
+        let Ok(packs) = segment.read_packs().await else { continue };
+        if !packs.iter().any(|pack| gone.contains(&pack.id)) {
+            continue;
+        }
+        let mut builder = SegmentBuilder::new(repository).replacing(segment.level, vec![segment.id]);
+        let mut next = 0;
+        let stays = |pack: &PackInfo| {
+            (!gone.contains(&pack.id)).then(|| {
+                next += 1;
+                next - 1
+            })
+        };
+        let refs: Vec<Option<u32>> = packs.iter().map(stays).collect();
+        let mut entries = Vec::with_capacity(segment.entries as usize);
+        if segment.for_each(packs.len(), |entry| entries.push(entry)).await.is_err() {
+            continue;
+        }
+        let left = packs.into_iter().filter(|pack| !gone.contains(&pack.id)).collect();
+        builder.add_entries(left, |entry| refs[entry.pack as usize], &entries);
+        builder.write().await?;
+        written += 1;
+    }
+    Ok(written)
 }
 
 /// Merges segments by levels of eight, as long as the result stays within `bytes_max` (at most

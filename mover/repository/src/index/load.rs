@@ -33,7 +33,8 @@ impl Index {
     }
 
     /// As [`Index::load`], and then reads the tables of contents of all packs that no readable segment
-    /// names, as a restore needs it. A pack whose table cannot be read is listed as unreadable.
+    /// names, as a restore needs it. A pack whose table cannot be read is listed as unreadable. Condemned packs
+    /// are read where nothing else has a chunk: until they are deleted, a point may need them.
     ///
     /// # Errors
     /// If listing fails, or the packs to add do not fit the budget: then the index has to be repaired.
@@ -42,7 +43,12 @@ impl Index {
         history: &History,
         budget_bytes: usize,
     ) -> Result<Arc<Index>> {
-        let mut index = Self::load_without(repository, absent(history), budget_bytes).await?;
+        let mut absent = absent(history);
+        let (mut avoided, deleted) = (history.condemned(), history.deleted());
+        avoided.retain(|pack| !deleted.contains(pack) && !history.hurt_locations().packs.contains(pack));
+        absent.packs.retain(|pack| !avoided.contains(pack));
+        let mut index = Self::load_without(repository, absent, budget_bytes).await?;
+        index.avoided.extend(avoided);
         index.add_packs_without_segment().await?;
         Ok(Arc::new(index))
     }
@@ -120,6 +126,7 @@ impl Index {
         Index {
             repository: repository.clone(),
             absent,
+            avoided: HashSet::new(),
             listed: None,
             lost_packs: Mutex::default(),
             resident: Table::default(),
@@ -244,7 +251,8 @@ fn report(failure: &Unreadable) {
     tracing::warn!(object = %failure.object, cause = %failure.cause, "an index object cannot be read and is skipped");
 }
 
-async fn open_segments(repository: &Repository, unreadable: &mut Vec<Unreadable>) -> Result<Vec<Segment>> {
+/// Opens every segment that is listed; those that cannot be opened are told and skipped.
+pub(crate) async fn open_segments(repository: &Repository, unreadable: &mut Vec<Unreadable>) -> Result<Vec<Segment>> {
     let mut segments = Vec::new();
     let mut held_bytes = 0;
     for object in repository.backend().list("index").await? {
@@ -267,7 +275,7 @@ async fn open_segments(repository: &Repository, unreadable: &mut Vec<Unreadable>
 }
 
 /// Positions of the segments that count: readable, and not replaced by a readable one.
-fn live_segments(segments: &[Segment], skipped: &HashSet<ObjectId>) -> Vec<usize> {
+pub(crate) fn live_segments(segments: &[Segment], skipped: &HashSet<ObjectId>) -> Vec<usize> {
     let readable: HashMap<ObjectId, usize> = segments
         .iter()
         .enumerate()

@@ -21,8 +21,9 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 
 pub use builder::{SegmentBuilder, compact};
-use segment::Segment;
-pub(crate) use segment::parse_segment_name;
+pub(crate) use builder::{push_entries, tidy};
+pub(crate) use load::{live_segments, open_segments};
+pub(crate) use segment::{Segment, SegmentEntry, parse_segment_name};
 
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, ObjectId, PackId};
@@ -75,6 +76,8 @@ pub struct Absent {
 pub struct Index {
     repository: Repository,
     absent: Absent,
+    /// Packs that are read only where nothing else has the chunk.
+    avoided: HashSet<PackId>,
     /// While a backup loads it: the packs that there are.
     listed: Option<Arc<HashSet<PackId>>>,
     /// Packs that segments name and that were not listed.
@@ -124,11 +127,14 @@ impl Index {
         self.blocks.contains_now(id, |pack, frame| self.is_hurt(pack, frame))
     }
 
-    /// Any location of the chunk.
+    /// Any location of the chunk; one in a condemned pack only if there is no other.
     ///
     /// # Errors
     /// In block mode a block that cannot be read.
     pub async fn lookup(&self, id: &ChunkId) -> Result<Option<Location>> {
+        if !self.avoided.is_empty() {
+            return Ok(self.locations(id).await?.first().copied());
+        }
         if let Some(location) = self.resident.find(id).or_else(|| self.overlay.find(id)) {
             return Ok(Some(location));
         }
@@ -156,6 +162,9 @@ impl Index {
             if found.is_empty() {
                 outcome?;
             }
+        }
+        if !self.avoided.is_empty() {
+            found.sort_by_key(|location| self.avoided.contains(&self.pack(location.pack).id));
         }
         Ok(found)
     }

@@ -355,38 +355,48 @@ impl Segment {
 
     /// Every location in order, a few MiB at a time.
     pub(crate) async fn for_each(&self, packs: usize, mut visit: impl FnMut(SegmentEntry)) -> Result<()> {
-        let mut at = 0;
-        let mut last: Option<ChunkId> = None;
+        let (mut at, mut last) = (0, None);
         while at < self.blocks.len() {
-            let from = self.blocks[at].offset;
-            let mut until = at + 1;
-            let follows = |n: usize| self.blocks[n].offset == self.blocks[n - 1].range().end;
-            while until < self.blocks.len() && follows(until) && self.blocks[until].range().end - from <= RUN_BYTES_MAX
-            {
-                until += 1;
+            let (entries, next) = self.read_run(at, RUN_BYTES_MAX, packs).await?;
+            let is_sorted = last.is_none_or(|last| Some(last) <= entries.first().map(|entry| entry.id));
+            if !is_sorted {
+                return Err(RepositoryError::corrupt(&self.name, "its locations are not sorted"));
             }
-            let range = from..self.blocks[until - 1].range().end;
-            let bytes = match &self.whole {
-                Some(object) => object.slice(range.start as usize..range.end as usize),
-                None => self.backend.get_range(&self.name, range).await?,
-            };
-            for number in at..until {
-                let block = &self.blocks[number];
-                let range = block.range();
-                let mut plain = bytes[(range.start - from) as usize..(range.end - from) as usize].to_vec();
-                self.open_part(number as u32, &mut plain)?;
-                for record in plain.as_chunks::<ENTRY_BYTES>().0 {
-                    let entry = SegmentEntry::decode(record, packs).map_err(RepositoryError::decoding(&self.name))?;
-                    if last.is_some_and(|last| last > entry.id) {
-                        return Err(RepositoryError::corrupt(&self.name, "its locations are not sorted"));
-                    }
-                    last = Some(entry.id);
-                    visit(entry);
-                }
-            }
-            at = until;
+            last = entries.last().map(|entry| entry.id);
+            entries.into_iter().for_each(&mut visit);
+            at = next;
         }
         Ok(())
+    }
+
+    /// The locations in block `at` and in as many behind it as lie in one piece of at most `bytes_max`, and
+    /// the number of the block after these.
+    pub(crate) async fn read_run(&self, at: usize, bytes_max: u64, packs: usize) -> Result<(Vec<SegmentEntry>, usize)> {
+        let from = self.blocks[at].offset;
+        let mut until = at + 1;
+        let follows = |n: usize| self.blocks[n].offset == self.blocks[n - 1].range().end;
+        while until < self.blocks.len() && follows(until) && self.blocks[until].range().end - from <= bytes_max {
+            until += 1;
+        }
+        let range = from..self.blocks[until - 1].range().end;
+        let bytes = match &self.whole {
+            Some(object) => object.slice(range.start as usize..range.end as usize),
+            None => self.backend.get_range(&self.name, range).await?,
+        };
+        let mut entries: Vec<SegmentEntry> = Vec::new();
+        for number in at..until {
+            let range = self.blocks[number].range();
+            let mut plain = bytes[(range.start - from) as usize..(range.end - from) as usize].to_vec();
+            self.open_part(number as u32, &mut plain)?;
+            for record in plain.as_chunks::<ENTRY_BYTES>().0 {
+                let entry = SegmentEntry::decode(record, packs).map_err(RepositoryError::decoding(&self.name))?;
+                if entries.last().is_some_and(|last| last.id > entry.id) {
+                    return Err(RepositoryError::corrupt(&self.name, "its locations are not sorted"));
+                }
+                entries.push(entry);
+            }
+        }
+        Ok((entries, until))
     }
 
     /// Bytes of the object that are held in memory.

@@ -161,18 +161,41 @@ impl History {
     pub fn points(&self) -> impl DoubleEndedIterator<Item = (LogNumber, &RecoveryPoint)> {
         let forgotten = self.forgotten();
         self.entries.iter().filter_map(move |entry| match entry.outcome()? {
-            Outcome::RecoveryPoint(point) if !forgotten.contains(&point.id) => Some((entry.number, point)),
+            Outcome::RecoveryPoint(point) => {
+                let is_forgotten =
+                    forgotten.get(&point.id).is_some_and(|seen| seen.iter().any(|seen| seen.covers(entry.number)));
+                (!is_forgotten).then_some((entry.number, point))
+            }
             _ => None,
         })
     }
 
-    fn forgotten(&self) -> HashSet<ObjectId> {
-        let outcomes = self.entries.iter().filter_map(LogEntry::outcome);
-        let lists = outcomes.filter_map(|outcome| match outcome {
-            Outcome::Forget { points, .. } => Some(points),
+    /// What the forget records had seen that name each point: a record forgets what it has seen, and who
+    /// commits the same point again after it brings it back.
+    fn forgotten(&self) -> HashMap<ObjectId, Vec<&Seen>> {
+        let mut forgotten: HashMap<ObjectId, Vec<&Seen>> = HashMap::new();
+        for entry in &self.entries {
+            let (Some(Outcome::Forget { points, .. }), Some(done)) = (entry.outcome(), &entry.done) else { continue };
+            points.iter().for_each(|point| forgotten.entry(*point).or_default().push(&done.seen));
+        }
+        forgotten
+    }
+
+    /// The same history as it was decided below a number: what a sweep may go by, since nothing in it
+    /// changes any more once all of these have outcomes.
+    pub fn before(&self, below: LogNumber) -> History {
+        let entries = self.entries.iter().filter(|entry| entry.number < below).cloned().collect();
+        let count = usize::try_from(below.0.saturating_sub(1)).unwrap_or(usize::MAX).min(self.hashes.len());
+        Self { entries, hashes: self.hashes[..count].to_vec() }
+    }
+
+    /// Packs that a sweep has deleted.
+    pub fn deleted(&self) -> HashSet<PackId> {
+        let swept = self.entries.iter().filter_map(|entry| match entry.outcome()? {
+            Outcome::Swept { deleted, .. } => Some(deleted),
             _ => None,
         });
-        lists.flatten().copied().collect()
+        swept.flatten().copied().collect()
     }
 
     /// The newest recovery point of a set: the parent of its next backup.
@@ -190,12 +213,10 @@ impl History {
             }
         }
         for entry in &self.entries {
-            let (Some(Outcome::Rescued { packs }), Some(done)) = (entry.outcome(), &entry.done) else { continue };
-            let has_seen =
-                |number: &LogNumber| *number < done.seen.below && done.seen.without.binary_search(number).is_err();
-            for pack in packs {
+            let (Some(Outcome::Swept { rescued, .. }), Some(done)) = (entry.outcome(), &entry.done) else { continue };
+            for pack in rescued {
                 if let Some(numbers) = condemned_by.get_mut(pack) {
-                    numbers.retain(|number| !has_seen(number));
+                    numbers.retain(|number| !done.seen.covers(*number));
                 }
             }
         }

@@ -45,6 +45,11 @@ impl Seen {
         Self::of(super::FIRST, |_| None)
     }
 
+    /// True if that number had an outcome then.
+    pub fn covers(&self, number: LogNumber) -> bool {
+        number < self.below && self.without.binary_search(&number).is_err()
+    }
+
     /// Compares with what there is now. `Err` says what the witness had seen.
     pub(crate) fn check(&self, outcome_hash: impl Fn(LogNumber) -> Option<[u8; 32]>) -> Result<(), String> {
         let mut without = self.without.iter().copied().peekable();

@@ -40,7 +40,7 @@ pub use read::read_sealed_filesets;
 pub(crate) use record::seal_record;
 pub use record::{OpenRecord, Role};
 pub(crate) use registration::register;
-pub use registration::{Fencing, Registration};
+pub use registration::{Fencing, Registration, SignOfLife};
 
 use crate::ids::LogNumber;
 

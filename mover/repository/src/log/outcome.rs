@@ -59,10 +59,12 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
-    /// Condemned packs that turned out to be needed.
-    Rescued {
-        /// The packs.
-        packs: Vec<PackId>,
+    /// Condemned packs were looked at again: what was not needed is gone, what was needed counts again.
+    Swept {
+        /// Packs that were deleted. Index segments may name them still, so they stay condemned.
+        deleted: Vec<PackId>,
+        /// Packs that a recovery point needs after all.
+        rescued: Vec<PackId>,
     },
     /// Frames found damaged: chunks in them are stored anew when seen again.
     Damage {
@@ -76,6 +78,20 @@ pub enum Outcome {
         /// Numbers among them whose outcomes must still be read.
         live: Vec<LogNumber>,
     },
+    /// A key slot was added: what it may do, and what its owner calls it.
+    KeyAdded {
+        /// The slot.
+        slot: ObjectId,
+        /// It may only add to the repository.
+        is_put_only: bool,
+        /// Free text.
+        label: String,
+    },
+    /// A key slot is to go: its object is deleted after this.
+    KeyRemoved {
+        /// The slot.
+        slot: ObjectId,
+    },
     /// The registration ended without an effect.
     Ended {
         /// Why, in one sentence.
@@ -87,7 +103,7 @@ impl Outcome {
     /// True if it counts only when an admin key signed it. A fence of one's own registration is
     /// the exception that the reader of the history knows.
     pub fn is_destructive(&self) -> bool {
-        matches!(self, Self::Fence { .. } | Self::Forget { .. } | Self::Condemned { .. } | Self::Checkpoint { .. })
+        !matches!(self, Self::RecoveryPoint(_) | Self::Damage { .. } | Self::Ended { .. })
     }
 
     /// Refuses what a reader would refuse.
@@ -102,7 +118,8 @@ impl Outcome {
             | Self::Forget { reason, .. }
             | Self::Condemned { reason, .. }
             | Self::Ended { reason } => check_length("reason", reason.len(), REASON_BYTES_MAX),
-            Self::Rescued { .. } | Self::Damage { .. } | Self::Checkpoint { .. } => Ok(()),
+            Self::KeyAdded { label, .. } => check_length("label", label.len(), HOST_BYTES_MAX),
+            Self::KeyRemoved { .. } | Self::Swept { .. } | Self::Damage { .. } | Self::Checkpoint { .. } => Ok(()),
         }
     }
 
@@ -134,10 +151,12 @@ impl Outcome {
                 }
                 text(encoder, reason);
             }
-            Self::Rescued { packs } => {
+            Self::Swept { deleted, rescued } => {
                 encoder.u8(5);
-                encoder.count(packs.len());
-                packs.iter().for_each(|pack| encoder.raw(pack.as_bytes()));
+                for packs in [deleted, rescued] {
+                    encoder.count(packs.len());
+                    packs.iter().for_each(|pack| encoder.raw(pack.as_bytes()));
+                }
             }
             Self::Damage { frames } => {
                 encoder.u8(6);
@@ -156,6 +175,16 @@ impl Outcome {
             Self::Ended { reason } => {
                 encoder.u8(8);
                 text(encoder, reason);
+            }
+            Self::KeyAdded { slot, is_put_only, label } => {
+                encoder.u8(9);
+                encoder.raw(slot.as_bytes());
+                encoder.u8(u8::from(*is_put_only));
+                text(encoder, label);
+            }
+            Self::KeyRemoved { slot } => {
+                encoder.u8(10);
+                encoder.raw(slot.as_bytes());
             }
         }
     }
@@ -180,7 +209,10 @@ impl Outcome {
                 })?,
                 reason: reason(decoder)?,
             },
-            5 => Self::Rescued { packs: list(decoder, 32, "packs", |d| d.array().map(PackId))? },
+            5 => Self::Swept {
+                deleted: list(decoder, 32, "packs", |d| d.array().map(PackId))?,
+                rescued: list(decoder, 32, "packs", |d| d.array().map(PackId))?,
+            },
             6 => Self::Damage {
                 frames: list(decoder, 36, "frames", |d| {
                     let (pack, frame) = (PackId(d.array()?), d.u32()?);
@@ -192,6 +224,16 @@ impl Outcome {
                 live: list(decoder, 8, "live numbers", |d| d.u64().map(LogNumber))?,
             },
             8 => Self::Ended { reason: reason(decoder)? },
+            9 => Self::KeyAdded {
+                slot: ObjectId(decoder.array()?),
+                is_put_only: match decoder.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(DecodeError::Invalid { field: "rights of a key" }),
+                },
+                label: text_field(decoder, HOST_BYTES_MAX, "label")?,
+            },
+            10 => Self::KeyRemoved { slot: ObjectId(decoder.array()?) },
             _ => return Err(DecodeError::Invalid { field: "kind of outcome" }),
         })
     }
@@ -245,9 +287,10 @@ impl DoneRecord {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{open_record, point};
+    use super::super::tests::open_record;
     use super::super::{OpenRecord, Role};
     use super::*;
+    use crate::testing::point;
 
     #[test]
     fn f27_each_cut_of_each_record_body_is_an_error() {
@@ -263,7 +306,7 @@ mod tests {
             Outcome::Fence { by: LogNumber(3), reason: reason.clone() },
             Outcome::Forget { points: vec![ObjectId([1; 32])], reason: reason.clone() },
             Outcome::Condemned { packs: vec![condemned], reason: reason.clone() },
-            Outcome::Rescued { packs: vec![PackId([1; 32])] },
+            Outcome::Swept { deleted: vec![PackId([1; 32])], rescued: vec![PackId([2; 32])] },
             Outcome::Damage {
                 frames: vec![
                     HurtFrame { pack: PackId([1; 32]), frame: Some(3) },
@@ -272,6 +315,8 @@ mod tests {
             },
             Outcome::Checkpoint { below: LogNumber(7), live: vec![LogNumber(1)] },
             Outcome::Ended { reason },
+            Outcome::KeyAdded { slot: ObjectId([6; 32]), is_put_only: true, label: "laptop".into() },
+            Outcome::KeyRemoved { slot: ObjectId([6; 32]) },
         ];
         for record in outcomes.map(done) {
             let body = record.encode();

@@ -147,6 +147,9 @@ pub struct RecoveryPoint {
     pub finished: UnixNanos,
     /// The point that unchanged files were taken over from.
     pub parent: Option<ObjectId>,
+    /// The point without which this one is of no use, such as the full backup under a log backup:
+    /// retention keeps it as long.
+    pub depends_on: Option<ObjectId>,
     /// Its filesets, in the order in which they were moved.
     pub filesets: Vec<SealedFileset>,
     /// Sum over the filesets.
@@ -171,9 +174,11 @@ impl RecoveryPoint {
         self.tags.iter().for_each(|tag| text(encoder, tag));
         encoder.i128(self.started.0);
         encoder.i128(self.finished.0);
-        encoder.u8(u8::from(self.parent.is_some()));
-        if let Some(parent) = &self.parent {
-            encoder.raw(parent.as_bytes());
+        for other in [&self.parent, &self.depends_on] {
+            encoder.u8(u8::from(other.is_some()));
+            if let Some(point) = other {
+                encoder.raw(point.as_bytes());
+            }
         }
         encoder.count(self.filesets.len());
         self.filesets.iter().for_each(|fileset| fileset.encode(encoder));
@@ -195,11 +200,12 @@ impl RecoveryPoint {
             tags.push(text_field(decoder, TAG_BYTES_MAX, "tag")?);
         }
         let (started, finished) = (UnixNanos(decoder.i128()?), UnixNanos(decoder.i128()?));
-        let parent = match decoder.u8()? {
-            0 => None,
-            1 => Some(ObjectId(decoder.array()?)),
-            _ => return Err(DecodeError::Invalid { field: "parent flag" }),
+        let mut other_point = || match decoder.u8()? {
+            0 => Ok(None),
+            1 => decoder.array().map(|id| Some(ObjectId(id))),
+            _ => Err(DecodeError::Invalid { field: "flag of another point" }),
         };
+        let (parent, depends_on) = (other_point()?, other_point()?);
         let mut filesets = Vec::new();
         for _ in 0..decoder.count(FILESET_BYTES_MIN, "filesets")? {
             filesets.push(SealedFileset::decode(decoder)?);
@@ -207,6 +213,6 @@ impl RecoveryPoint {
         let totals = Totals::decode(decoder)?;
         let grade = Grade::from_byte(decoder.u8()?)?;
         let errors = decoder.u64()?;
-        Ok(Self { id, set, host, paths, tags, started, finished, parent, filesets, totals, grade, errors })
+        Ok(Self { id, set, host, paths, tags, started, finished, parent, depends_on, filesets, totals, grade, errors })
     }
 }

@@ -1,16 +1,16 @@
 //! A registration: the right to work under one log number until its outcome is decided.
 
-use super::history::History;
+use super::history::{History, LogEntry};
 use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
 use super::read::{Reading, highest_listed, read_history};
-use super::record::{OpenRecord, Role, seal_record};
-use super::{alive_name, done_name, open_name, sealed_name};
+use super::record::{OpenRecord, Role, open_record, seal_record};
+use super::{LOG_PREFIX, alive_name, done_name, open_name, sealed_name};
 use crate::backend::{Created, StorageErrorKind};
-use crate::codec::Encoder;
+use crate::codec::{Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
-use crate::ids::LogNumber;
+use crate::ids::{LogNumber, UnixNanos};
 use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::repository::Repository;
 use bytes::Bytes;
@@ -131,14 +131,9 @@ impl Registration {
         }
     }
 
-    /// Leaves a sign of life. Advice to whoever wonders whether to fence; decides nothing.
-    ///
-    /// # Errors
-    /// Storage errors.
-    pub async fn alive(&self, k: u32) -> Result<()> {
-        let name = alive_name(self.number, k);
-        create_once(&self.repository, &name, seal_record(self.repository.secrets(), &name, &[])?).await?;
-        Ok(())
+    /// What leaves signs of life for this run.
+    pub fn sign_of_life(&self) -> SignOfLife {
+        SignOfLife { repository: self.repository.clone(), number: self.number, next: 0 }
     }
 
     /// True if this run's outcome is already decided, so that going on is useless.
@@ -207,7 +202,50 @@ impl Registration {
     }
 }
 
+/// Leaves signs of life of one run: advice to whoever wonders whether to fence it; they decide nothing.
+#[derive(Debug)]
+pub struct SignOfLife {
+    repository: Repository,
+    number: LogNumber,
+    next: u32,
+}
+
+impl SignOfLife {
+    /// Leaves the next one.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn leave(&mut self, now: UnixNanos) -> Result<()> {
+        let name = alive_name(self.number, self.next);
+        let mut encoder = Encoder::new();
+        encoder.i128(now.0);
+        create_once(&self.repository, &name, seal_record(self.repository.secrets(), &name, &encoder.finish())?).await?;
+        self.next += 1;
+        Ok(())
+    }
+}
+
 impl Repository {
+    /// When a run was last heard of: its newest sign of life, else its beginning; none if its registration is lost.
+    ///
+    /// # Errors
+    /// Storage errors. A sign that cannot be read is passed over.
+    pub async fn last_heard_of(&self, entry: &LogEntry) -> Result<Option<UnixNanos>> {
+        let Some(open) = &entry.open else { return Ok(None) };
+        let mut newest = open.started;
+        let signs = self.backend().list(&format!("{LOG_PREFIX}/{}/alive", entry.number)).await?;
+        for sign in signs.iter().rev().take(1) {
+            let Ok(object) = self.backend().get(&sign.name, LOG_RECORD_BYTES_MAX as u64).await else { continue };
+            let Ok(record) = open_record(self.secrets(), &sign.name, &object) else { continue };
+            if record.verify(self.secrets(), &sign.name, &entry.signer).is_ok()
+                && let Ok(time) = Decoder::new(&record.body).i128()
+            {
+                newest = newest.max(UnixNanos(time));
+            }
+        }
+        Ok(Some(newest))
+    }
+
     /// The history, at least up to `known`, and what is wrong with it. A whole one is remembered.
     pub(crate) async fn reading(&self, known: LogNumber) -> Result<Reading> {
         let (history, damage) = read_history(self, known).await?;

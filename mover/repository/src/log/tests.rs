@@ -5,10 +5,9 @@ mod damage;
 use super::*;
 use crate::backend::faulty::{Effect, Fault, Operation};
 use crate::backend::{FaultyBackend, MemoryBackend};
-use crate::crypto::random_array;
-use crate::ids::{ChunkId, ObjectId, PackId, UnixNanos};
+use crate::ids::{ObjectId, PackId, UnixNanos};
 use crate::keys::{Credential, Stretching};
-use crate::manifest::ManifestRoot;
+use crate::testing::{fileset, point};
 use crate::{InitOptions, KeyRights, OpenOptions, Repository, RepositoryError};
 use bytes::Bytes;
 use futures_lite::future::block_on;
@@ -45,33 +44,6 @@ fn register(repository: &Repository) -> Registration {
     block_on(repository.register(open_record(Role::Writer))).unwrap()
 }
 
-fn fileset() -> SealedFileset {
-    SealedFileset {
-        root_path: b"/data/\xff".to_vec(),
-        root: ManifestRoot { structure: ChunkId([7; 32]), levels: 2, entries: 3, files: 2, bytes: 1 << 40 },
-        scan_started: UnixNanos(5),
-        scan_finished: UnixNanos(6),
-        totals: Totals { files: 2, bytes: 1 << 40, ..Totals::default() },
-    }
-}
-
-pub(super) fn point(set: &str) -> RecoveryPoint {
-    RecoveryPoint {
-        id: ObjectId(random_array()),
-        set: set.to_owned(),
-        host: "host".to_owned(),
-        paths: vec![b"/data/\xff".to_vec()],
-        tags: vec!["tag".to_owned()],
-        started: UnixNanos(1),
-        finished: UnixNanos(2),
-        parent: Some(ObjectId([3; 32])),
-        filesets: vec![fileset(), fileset()],
-        totals: Totals::default(),
-        grade: Grade::Stable,
-        errors: 4,
-    }
-}
-
 fn commit_point(repository: &Repository, set: &str) -> (LogNumber, RecoveryPoint) {
     let registration = register(repository);
     let (number, point) = (registration.number(), point(set));
@@ -93,7 +65,12 @@ fn a_committed_point_is_in_the_history_as_it_was_written() {
     assert_eq!(registration.history().entries().len(), 1);
     block_on(registration.seal_fileset(0, &fileset())).unwrap();
     block_on(registration.seal_fileset(1, &fileset())).unwrap();
-    block_on(registration.alive(0)).unwrap();
+    let (mut sign, entry) = (registration.sign_of_life(), registration.history().entries()[0].clone());
+    assert_eq!(block_on(repository.last_heard_of(&entry)).unwrap(), Some(UnixNanos(-1)));
+    for time in [7, 8] {
+        block_on(sign.leave(UnixNanos(time))).unwrap();
+        assert_eq!(block_on(repository.last_heard_of(&entry)).unwrap(), Some(UnixNanos(time)));
+    }
     assert!(!block_on(registration.is_decided()).unwrap());
     let written = point("set");
     block_on(registration.commit(Outcome::RecoveryPoint(written.clone()))).unwrap();
@@ -370,10 +347,33 @@ fn condemned_packs_come_back_only_by_whoever_saw_the_condemnation() {
     let packs = vec![CondemnedPack { pack, writer: FIRST, bytes: 1, bytes_live: 0 }];
     block_on(condemner.commit(Outcome::Condemned { packs, reason: "unused".to_owned() })).unwrap();
     assert_eq!(register(&repository).history().condemned(), HashSet::from([pack]));
-    block_on(unaware.commit(Outcome::Rescued { packs: vec![pack] })).unwrap();
+    let rescue = || Outcome::Swept { deleted: vec![], rescued: vec![pack] };
+    block_on(unaware.commit(rescue())).unwrap();
     assert_eq!(history(&repository).unwrap().condemned(), HashSet::from([pack]));
-    block_on(register(&repository).commit(Outcome::Rescued { packs: vec![pack] })).unwrap();
+    block_on(register(&repository).commit(rescue())).unwrap();
     assert!(history(&repository).unwrap().condemned().is_empty());
+}
+
+#[test]
+fn a_point_that_is_committed_again_is_forgotten_no_more() {
+    let repository = init(&MemoryBackend::new());
+    let (number, forgotten) = commit_point(&repository, "set");
+    let forget = |point: &RecoveryPoint| Outcome::Forget { points: vec![point.id], reason: "retention".into() };
+    let late = register(&repository);
+    block_on(register(&repository).commit(forget(&forgotten))).unwrap();
+    assert!(history(&repository).unwrap().recovery_points().is_empty());
+    let again = register(&repository);
+    let number_again = again.number();
+    block_on(again.commit(Outcome::RecoveryPoint(forgotten.clone()))).unwrap();
+    let points = history(&repository).unwrap().recovery_points();
+    assert_eq!(points, [(number_again, forgotten.clone())]);
+    assert_eq!(history(&repository).unwrap().before(number_again).recovery_points(), []);
+    assert_eq!(history(&repository).unwrap().before(LogNumber(number.0 + 1)).recovery_points().len(), 1);
+    // A record that had not seen the return does not undo it; one that had does.
+    block_on(late.commit(forget(&forgotten))).unwrap();
+    assert_eq!(history(&repository).unwrap().recovery_points().len(), 1);
+    block_on(register(&repository).commit(forget(&forgotten))).unwrap();
+    assert!(history(&repository).unwrap().recovery_points().is_empty());
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub enum Codec {
     Zstd = 1,
 }
 
-/// A compressed frame that is not sealed yet: prefix and payload, with room for the tag.
+/// A frame that is not sealed yet: prefix and payload, with room for the tag. Most are compressed.
 #[derive(Debug)]
 pub struct CompressedFrame {
     bytes: Vec<u8>,
@@ -59,6 +59,21 @@ impl CompressedFrame {
         // The only error that sound parameters allow is a destination that is too small.
         zstd.compress_to_buffer(plain, &mut tail).ok()?;
         Some(Self { bytes })
+    }
+
+    /// Plain bytes as they are, for a frame that does not shrink.
+    ///
+    /// # Panics
+    /// If `plain` is longer than [`FRAME_PAYLOAD_BYTES_MAX`].
+    pub fn raw(plain: &[u8]) -> Self {
+        assert!(plain.len() <= FRAME_PAYLOAD_BYTES_MAX, "a frame's payload is bounded");
+        Self { bytes: [&encode_prefix(Codec::Raw, plain.len() as u32)[..], plain].concat() }
+    }
+
+    /// A frame as another pack held it, compressed or raw.
+    pub(super) fn from_plaintext(bytes: Vec<u8>) -> Result<Self, DecodeError> {
+        check_prefix(&bytes)?;
+        Ok(Self { bytes })
     }
 
     /// What zstd made.

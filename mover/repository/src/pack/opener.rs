@@ -9,7 +9,7 @@ use crate::crypto::{FrameOpener, Secrets};
 use crate::error::{RepositoryError, Result};
 use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, TOC_BYTES_MAX};
 use crate::pack::contents::{PackContents, decode_contents};
-use crate::pack::frame::{FRAME_TAG_BYTES, decode_frame, decode_frame_bytes};
+use crate::pack::frame::{CompressedFrame, FRAME_TAG_BYTES, decode_frame, decode_frame_bytes};
 use crate::pack::header::{
     PACK_HEADER_BYTES, PackClass, PackHeader, PackInfo, TRAILER_BYTES, decode_trailer, parse_pack_name,
 };
@@ -61,6 +61,15 @@ impl PackOpener {
     pub fn open_frame_bytes(&self, number: u32, sealed: impl Into<Vec<u8>>) -> Result<Bytes> {
         let plain = self.open(number, sealed.into())?;
         decode_frame_bytes(plain).map_err(|error| self.corrupt(number, error))
+    }
+
+    /// Opens frame `number` and leaves it compressed, to be sealed into another pack.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`].
+    pub fn open_compressed(&self, number: u32, sealed: impl Into<Vec<u8>>) -> Result<CompressedFrame> {
+        let plaintext = self.open(number, sealed.into())?;
+        CompressedFrame::from_plaintext(plaintext).map_err(|error| self.corrupt(number, error))
     }
 
     fn open(&self, number: u32, mut sealed: Vec<u8>) -> Result<Vec<u8>> {

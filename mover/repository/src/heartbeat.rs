@@ -1,0 +1,51 @@
+//! Signs of life of a run, from a thread of its own: without them a long backup would look like a dead one to
+//! whoever wants to delete what it may rely on. Advice alone: a sign that cannot be left is logged.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
+
+use crate::blocking::block_on;
+use crate::ids::UnixNanos;
+use crate::log::Registration;
+
+/// How often a sign is due.
+pub const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(300);
+
+/// Leaves signs of life of one registration until it is dropped.
+#[derive(Debug)]
+pub struct Heartbeat {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Heartbeat {
+    /// Begins, with the first sign after `every`.
+    ///
+    /// # Panics
+    /// If the system starts no thread.
+    pub fn start(registration: &Registration, every: Duration) -> Self {
+        let mut sign = registration.sign_of_life();
+        let (stop, stopped) = bounded::<()>(0);
+        let beat = move || {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                if let Err(error) = block_on(sign.leave(UnixNanos(since_1970.as_nanos() as i128))) {
+                    tracing::warn!(%error, "cannot leave a sign of life");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("mover-alive".into()).spawn(beat);
+        Self { stop: Some(stop), thread: Some(thread.expect("the system starts a thread")) }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Key slots as admins see them: list, add, remove.
+//!
+//! What rights a slot has is told by records that an admin signed, never by the slot: a client that may only add could
+//! write any. Removals are serialised by the log: who removes waits for every admin with a lower number, and counts what
+//! these leave, so two admins cannot remove the last two keys. The record comes before the delete; a delete that was not
+//! come to is made up for by the next removal. Removing a slot takes back nothing that its owner has read or copied.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::backend::StorageErrorKind;
+use crate::error::{RepositoryError, Result};
+use crate::ids::{LogNumber, ObjectId, UnixNanos};
+use crate::keys::{self, Credential, KEYS_PREFIX, KeySlot, Stretching, parse_slot_name, slot_name};
+use crate::limits::KEY_OBJECT_BYTES_MAX;
+use crate::log::{History, LogEntry, OpenRecord, Outcome, Registration, Role};
+use crate::repository::{KeyRights, Repository};
+
+/// How often the outcomes of other admins are looked for.
+const POLL: Duration = Duration::from_millis(200);
+
+/// One slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// Its id.
+    pub slot: ObjectId,
+    /// Opened by a key file, else by a password; none if the slot is damaged.
+    pub is_of_key_file: Option<bool>,
+    /// What it may do; none if no admin says so: a slot of `init`, or a forged one.
+    pub rights: Option<KeyRights>,
+    /// What its owner calls it.
+    pub label: String,
+    /// When it was added, if a record says so.
+    pub added: Option<UnixNanos>,
+    /// This repository was opened by it.
+    pub is_own: bool,
+}
+
+/// All slots that are there and not removed, by id.
+///
+/// # Errors
+/// The store does not answer; a damaged history.
+pub async fn list_keys(repository: &Repository) -> Result<Vec<KeyInfo>> {
+    let history = repository.history().await?;
+    let ledger = Ledger::of(&history);
+    let mut infos = Vec::new();
+    for object in repository.backend().list(KEYS_PREFIX).await? {
+        let Some(slot) = parse_slot_name(&object.name).filter(|slot| !ledger.removed.contains(slot)) else { continue };
+        let read = repository.backend().get(&object.name, KEY_OBJECT_BYTES_MAX as u64).await?;
+        let decoded = KeySlot::decode(&object.name, &read).ok();
+        let added = ledger.added.get(&slot);
+        infos.push(KeyInfo {
+            slot,
+            is_of_key_file: decoded.map(|slot| slot.is_of_key_file()),
+            rights: added.map(|added| added.rights),
+            label: added.map(|added| added.label.clone()).unwrap_or_default(),
+            added: added.and_then(|added| added.when),
+            is_own: repository.slot() == Some(slot),
+        });
+    }
+    Ok(infos)
+}
+
+/// Adds a slot, and the record that says what it may do. Gives its id.
+///
+/// # Errors
+/// [`RepositoryError::NotSupported`] without an admin key; as [`keys::seal_slot`]; storage errors.
+pub async fn add_key(
+    repository: &Repository,
+    who: &OpenRecord,
+    credential: &Credential,
+    rights: KeyRights,
+    label: &str,
+    stretching: Stretching,
+) -> Result<ObjectId> {
+    let registration = register(repository, who).await?;
+    // A slot without its record opens, and counts for nothing when keys are counted.
+    let name = repository.add_key(credential, rights, stretching).await?;
+    let slot = parse_slot_name(&name).ok_or_else(|| RepositoryError::corrupt(&name, "it is no name of a slot"))?;
+    let is_put_only = rights == KeyRights::PutOnly;
+    registration.commit(Outcome::KeyAdded { slot, is_put_only, label: label.to_owned() }).await?;
+    Ok(slot)
+}
+
+/// Removes a slot. Waits at most `wait` for other admins.
+///
+/// # Errors
+/// [`RepositoryError::NotSupported`] without an admin key, for the last slot with all rights, or if another admin does
+/// not come to an end; [`RepositoryError::MissingObject`] if there is no such slot; storage errors.
+pub async fn remove_key(repository: &Repository, who: &OpenRecord, slot: ObjectId, wait: Duration) -> Result<()> {
+    let registration = register(repository, who).await?;
+    match may_remove(repository, &registration, slot, wait).await {
+        Ok(made_up_for) => {
+            registration.commit(Outcome::KeyRemoved { slot }).await?;
+            for removed in made_up_for.into_iter().chain([slot]) {
+                delete(repository, &removed).await?;
+            }
+            Ok(())
+        }
+        Err(error) => {
+            let reason = format!("no key was removed: {}", error.reason());
+            let _ = registration.commit(Outcome::Ended { reason }).await;
+            Err(error)
+        }
+    }
+}
+
+async fn register(repository: &Repository, who: &OpenRecord) -> Result<Registration> {
+    if !repository.secrets().is_admin() {
+        return Err(RepositoryError::NotSupported { what: "changing keys without an admin key".into() });
+    }
+    repository.register(OpenRecord { role: Role::Admin, ..who.clone() }).await
+}
+
+async fn delete(repository: &Repository, slot: &ObjectId) -> Result<()> {
+    match repository.backend().delete(&slot_name(slot)).await {
+        Err(error) if error.kind != StorageErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a slot with all rights is left. Gives slots that were removed by record and are still there.
+async fn may_remove(
+    repository: &Repository,
+    registration: &Registration,
+    slot: ObjectId,
+    wait: Duration,
+) -> Result<Vec<ObjectId>> {
+    let history = outcomes_of_admins(repository, registration.number(), wait).await?.before(registration.number());
+    let ledger = Ledger::of(&history);
+    let listed = repository.backend().list(KEYS_PREFIX).await?;
+    let there: Vec<ObjectId> = listed.iter().filter_map(|object| parse_slot_name(&object.name)).collect();
+    if !there.contains(&slot) || ledger.removed.contains(&slot) {
+        return Err(RepositoryError::MissingObject { object: slot_name(&slot) });
+    }
+    let is_left = |other: &&ObjectId| **other != slot && !ledger.removed.contains(*other);
+    let mut full = there.iter().filter(is_left).filter(|other| ledger.has_all_rights(other, repository));
+    if full.next().is_none() {
+        let what = "removing the last key with all rights; add another one first".into();
+        return Err(RepositoryError::NotSupported { what });
+    }
+    Ok(there.into_iter().filter(|other| ledger.removed.contains(other)).collect())
+}
+
+/// The history once every admin's number below has an outcome.
+async fn outcomes_of_admins(repository: &Repository, below: LogNumber, wait: Duration) -> Result<History> {
+    let until = Instant::now() + wait;
+    loop {
+        let history = repository.history().await?;
+        let is_admin = |entry: &&LogEntry| entry.open.as_ref().is_none_or(|open| open.role == Role::Admin);
+        let open =
+            history.entries().iter().find(|entry| entry.done.is_none() && entry.number < below && is_admin(entry));
+        let Some(open) = open.map(|entry| entry.number.0) else { return Ok(history) };
+        if Instant::now() >= until {
+            let what =
+                format!("removing a key while admin run {open} has no outcome; `mover prune` ends one that is dead");
+            return Err(RepositoryError::NotSupported { what });
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// What the records say of slots.
+#[derive(Default)]
+struct Ledger {
+    added: BTreeMap<ObjectId, Added>,
+    removed: HashSet<ObjectId>,
+}
+
+struct Added {
+    rights: KeyRights,
+    label: String,
+    when: Option<UnixNanos>,
+}
+
+impl Ledger {
+    fn of(history: &History) -> Self {
+        let mut ledger = Self::default();
+        for entry in history.entries() {
+            match entry.outcome() {
+                Some(Outcome::KeyAdded { slot, is_put_only, label }) => {
+                    let rights = if *is_put_only { KeyRights::PutOnly } else { KeyRights::Full };
+                    let when = entry.open.as_ref().map(|open| open.started);
+                    ledger.added.insert(*slot, Added { rights, label: label.clone(), when });
+                }
+                Some(Outcome::KeyRemoved { slot }) => _ = ledger.removed.insert(*slot),
+                _ => {}
+            }
+        }
+        ledger
+    }
+
+    /// By record, or because the admin who asks has opened the repository by it.
+    fn has_all_rights(&self, slot: &ObjectId, repository: &Repository) -> bool {
+        match self.added.get(slot) {
+            Some(added) => added.rights == KeyRights::Full,
+            None => repository.slot() == Some(*slot) && repository.secrets().is_admin(),
+        }
+    }
+}
+
+/// Cost of stretching a password that takes about as long as `target` on this machine, within what any reader accepts:
+/// 64 MiB to 256 MiB of memory, at least three passes. Blocks for about a second.
+pub fn calibrated_stretching(target: Duration) -> Stretching {
+    let mut chosen = Stretching::default();
+    while chosen.memory_kib < 256 << 10 {
+        let begun = Instant::now();
+        let credential = Credential::Password(zeroize::Zeroizing::new("calibration".to_owned()));
+        if keys::time_stretching(&credential, chosen).is_err() || begun.elapsed() * 2 > target {
+            break;
+        }
+        chosen.memory_kib *= 2;
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::{Backend, MemoryBackend};
+    use crate::repository::InitOptions;
+    use crate::testing::{Bench, block_on};
+
+    fn credential(seed: u8) -> Credential {
+        Credential::key_file(vec![seed; 32]).unwrap()
+    }
+
+    fn made() -> (Arc<MemoryBackend>, Repository) {
+        let store = Arc::new(MemoryBackend::new());
+        let repository = block_on(Repository::init(store.clone(), &credential(1), InitOptions::default())).unwrap();
+        (store, repository)
+    }
+
+    fn open(store: &Arc<MemoryBackend>, seed: u8) -> Result<Repository> {
+        block_on(Repository::open(store.clone(), &credential(seed)))
+    }
+
+    fn who() -> OpenRecord {
+        Bench::open_record(Role::Admin)
+    }
+
+    fn add(repository: &Repository, seed: u8, rights: KeyRights) -> Result<ObjectId> {
+        block_on(add_key(repository, &who(), &credential(seed), rights, "label", Stretching::CHEAPEST))
+    }
+
+    fn remove(repository: &Repository, slot: ObjectId) -> Result<()> {
+        block_on(remove_key(repository, &who(), slot, Duration::ZERO))
+    }
+
+    #[test]
+    fn a_key_is_added_listed_and_removed_and_opens_no_more() {
+        let (store, first) = made();
+        let slot = add(&first, 2, KeyRights::Full).unwrap();
+        let second = open(&store, 2).unwrap();
+        assert_eq!(second.slot(), Some(slot));
+        let listed = block_on(list_keys(&second)).unwrap();
+        let own = listed.iter().find(|info| info.slot == slot).unwrap();
+        assert_eq!((listed.len(), own.is_own, own.label.as_str()), (2, true, "label"));
+        assert_eq!((own.rights, own.is_of_key_file), (Some(KeyRights::Full), Some(true)));
+        remove(&second, first.slot().unwrap()).unwrap();
+        assert!(matches!(open(&store, 1), Err(RepositoryError::WrongKey)));
+        assert_eq!(block_on(list_keys(&second)).unwrap().len(), 1);
+        assert!(matches!(remove(&second, first.slot().unwrap()), Err(RepositoryError::MissingObject { .. })));
+    }
+
+    #[test]
+    fn the_last_key_with_all_rights_stays() {
+        let (_, repository) = made();
+        let own = repository.slot().unwrap();
+        assert!(matches!(remove(&repository, own), Err(RepositoryError::NotSupported { .. })));
+        add(&repository, 2, KeyRights::PutOnly).unwrap();
+        assert!(matches!(remove(&repository, own), Err(RepositoryError::NotSupported { .. })));
+        add(&repository, 3, KeyRights::Full).unwrap();
+        remove(&repository, own).unwrap();
+    }
+
+    /// Each sees two keys and removes the other's.
+    #[test]
+    fn two_admins_cannot_remove_the_last_two_keys() {
+        let (store, first) = made();
+        let slot = add(&first, 2, KeyRights::Full).unwrap();
+        let second = open(&store, 2).unwrap();
+        let slow = block_on(register(&first, &who())).unwrap();
+        let waits = remove(&second, first.slot().unwrap());
+        assert!(matches!(waits, Err(RepositoryError::NotSupported { .. })), "{waits:?}");
+        assert_eq!(block_on(may_remove(&first, &slow, slot, Duration::ZERO)).unwrap(), []);
+        block_on(slow.commit(Outcome::KeyRemoved { slot })).unwrap();
+        let refused = remove(&second, first.slot().unwrap());
+        assert!(matches!(refused, Err(RepositoryError::NotSupported { .. })), "{refused:?}");
+        // The first one crashed before its delete: whoever removes next makes up for it.
+        add(&first, 3, KeyRights::Full).unwrap();
+        let third = open(&store, 3).unwrap();
+        remove(&third, first.slot().unwrap()).unwrap();
+        assert_eq!(block_on(store.list(KEYS_PREFIX)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_slot_that_a_thief_wrote_counts_for_nothing() {
+        let (store, admin) = made();
+        add(&admin, 2, KeyRights::PutOnly).unwrap();
+        let thief = open(&store, 2).unwrap();
+        assert!(matches!(add(&thief, 9, KeyRights::Full), Err(RepositoryError::NotSupported { .. })));
+        // What a thief can do is write a slot of his own secrets, and a record that does not count.
+        let name = block_on(thief.add_key(&credential(9), KeyRights::Full, Stretching::CHEAPEST)).unwrap();
+        let slot = parse_slot_name(&name).unwrap();
+        let registration = block_on(thief.register(who())).unwrap();
+        block_on(registration.commit(Outcome::KeyAdded { slot, is_put_only: false, label: "admin".into() })).unwrap();
+        let listed = block_on(list_keys(&admin)).unwrap();
+        assert_eq!(listed.iter().find(|info| info.slot == slot).map(|info| info.rights), Some(None));
+        let refused = remove(&admin, admin.slot().unwrap());
+        assert!(matches!(refused, Err(RepositoryError::NotSupported { .. })), "{refused:?}");
+        assert!(!open(&store, 9).unwrap().secrets().is_admin());
+    }
+
+    #[test]
+    fn the_cost_of_stretching_stays_within_what_a_reader_accepts() {
+        let chosen = calibrated_stretching(Duration::from_secs(3600));
+        assert_eq!(chosen.memory_kib, 256 << 10);
+        assert_eq!(calibrated_stretching(Duration::ZERO), Stretching::default());
+    }
+}

@@ -1,0 +1,197 @@
+//! Copies what is live of half-dead packs into new ones.
+//!
+//! A frame that is wholly live is sealed anew as it was compressed; of another one the live chunks are hashed
+//! again and make new frames in their order. A chunk with other bytes than its id, or a frame that does not
+//! open, ends the repack of its pack: it stays where it is, and the damage is told. What was copied is durable,
+//! and named in an index segment, before anybody learns of it. Memory: one run of frames. Blocks.
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+use zstd::bulk::Compressor;
+
+use super::survey::Place;
+use crate::backend::ObjectWriter;
+use crate::blocking::block_on;
+use crate::error::{RepositoryError, Result};
+use crate::ids::{ChunkId, LogNumber};
+use crate::index::SegmentBuilder;
+use crate::limits::{FRAME_PLAIN_BYTES_TARGET, PACK_BYTES_TARGET};
+use crate::pack::{CompressedFrame, FrameInfo, PackClass, PackInfo, PackOpener, PackSealer, read_contents};
+use crate::repository::Repository;
+
+/// Sealed bytes read at a time.
+const RUN_BYTES: u64 = 4 << 20;
+
+/// Writes the new packs of one prune.
+pub(super) struct Repacker<'a> {
+    repository: &'a Repository,
+    writer: LogNumber,
+    zstd: Compressor<'static>,
+    open: [Option<OpenPack>; 2],
+    index: SegmentBuilder,
+    packs: u64,
+    bytes: u64,
+}
+
+struct OpenPack {
+    sealer: PackSealer,
+    /// Goes out with the first frame.
+    header: Option<Bytes>,
+    object: Box<dyn ObjectWriter>,
+    /// Live chunks that wait for a frame.
+    plain: Vec<u8>,
+    chunks: Vec<(ChunkId, u32)>,
+}
+
+impl<'a> Repacker<'a> {
+    pub(super) fn new(repository: &'a Repository, writer: LogNumber) -> Result<Self> {
+        let level = i32::from(repository.config().compression.level_max);
+        let zstd = Compressor::new(level)
+            .map_err(|error| RepositoryError::LimitExceeded { what: format!("memory for zstd: {error}") })?;
+        let index = SegmentBuilder::new(repository);
+        Ok(Self { repository, writer, zstd, open: [None, None], index, packs: 0, bytes: 0 })
+    }
+
+    /// Copies the live chunks of a pack. `is_live` tells them by frame and place in it.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Corrupt`] if something of it is not as it was stored: the pack must stay. Storage
+    /// errors.
+    pub(super) fn copy(&mut self, info: &PackInfo, live: &HashSet<Place>, pack: u32) -> Result<()> {
+        let contents = block_on(read_contents(self.repository, &info.object_name()))?;
+        let opener = PackOpener::new(self.repository.secrets(), info)?;
+        let live_in = |frame: &FrameInfo| -> Vec<bool> {
+            let mut chunk_offset = 0;
+            let is_live = |(_, chunk_bytes): &(ChunkId, u32)| {
+                let place = Place {
+                    pack,
+                    frame: frame.number,
+                    chunk_offset,
+                    chunk_bytes: *chunk_bytes,
+                    frame_offset: frame.offset,
+                    frame_bytes: frame.sealed_bytes,
+                };
+                chunk_offset += chunk_bytes;
+                live.contains(&place)
+            };
+            frame.chunks.iter().map(is_live).collect()
+        };
+        let wanted: Vec<(&FrameInfo, Vec<bool>)> = contents
+            .frames
+            .iter()
+            .map(|frame| (frame, live_in(frame)))
+            .filter(|(_, live)| live.contains(&true))
+            .collect();
+        let mut rest = &wanted[..];
+        while let Some((first, _)) = rest.first() {
+            let end = |frame: &FrameInfo| frame.offset + u64::from(frame.sealed_bytes);
+            let count = rest.iter().take_while(|(frame, _)| end(frame) - first.offset <= RUN_BYTES).count().max(1);
+            let (run, behind) = rest.split_at(count);
+            let range = first.offset..end(run[count - 1].0);
+            let bytes = block_on(self.repository.backend().get_range(&info.object_name(), range.clone()))?;
+            for (frame, live) in run {
+                let from = (frame.offset - range.start) as usize;
+                let sealed = bytes.slice(from..from + frame.sealed_bytes as usize);
+                self.copy_frame(info.class, &opener, frame, live, sealed)?;
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn copy_frame(
+        &mut self,
+        class: PackClass,
+        opener: &PackOpener,
+        frame: &FrameInfo,
+        live: &[bool],
+        sealed: Bytes,
+    ) -> Result<()> {
+        if live.iter().all(|is_live| *is_live) {
+            let compressed = opener.open_compressed(frame.number, sealed)?;
+            let plain_bytes: u64 = frame.chunks.iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+            if u64::from(compressed.plain_bytes()) != plain_bytes {
+                return Err(RepositoryError::corrupt("a frame", "its chunks do not fill it"));
+            }
+            self.close_frame(class)?;
+            return self.put(class, compressed, &frame.chunks);
+        }
+        let plain = opener.open_frame_bytes(frame.number, sealed)?;
+        let mut at = 0usize;
+        for ((id, bytes), is_live) in frame.chunks.iter().zip(live) {
+            let end = at + *bytes as usize;
+            let chunk = plain.get(at..end).ok_or_else(|| RepositoryError::corrupt("a frame", "it is too short"))?;
+            at = end;
+            if !is_live {
+                continue;
+            }
+            if self.repository.secrets().chunk_id(chunk) != *id {
+                return Err(RepositoryError::corrupt("a frame", format!("chunk {id} has other bytes")));
+            }
+            self.gather(class, *id, chunk)?;
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, class: PackClass, id: ChunkId, chunk: &[u8]) -> Result<()> {
+        let is_full = |open: &OpenPack| open.plain.len() + chunk.len() > FRAME_PLAIN_BYTES_TARGET;
+        if self.open[class as usize].as_ref().is_some_and(is_full) {
+            self.close_frame(class)?;
+        }
+        let open = self.open_pack(class);
+        open.plain.extend_from_slice(chunk);
+        open.chunks.push((id, chunk.len() as u32));
+        Ok(())
+    }
+
+    fn close_frame(&mut self, class: PackClass) -> Result<()> {
+        let Some(open) = self.open[class as usize].as_mut().filter(|open| !open.chunks.is_empty()) else {
+            return Ok(());
+        };
+        let (plain, chunks) = (std::mem::take(&mut open.plain), std::mem::take(&mut open.chunks));
+        let compressed = CompressedFrame::of(&mut self.zstd, &plain).unwrap_or_else(|| CompressedFrame::raw(&plain));
+        self.put(class, compressed, &chunks)
+    }
+
+    fn put(&mut self, class: PackClass, frame: CompressedFrame, chunks: &[(ChunkId, u32)]) -> Result<()> {
+        let sealed_bytes = frame.sealed_bytes();
+        let is_full = |open: &OpenPack| open.sealer.bytes() >= PACK_BYTES_TARGET || !open.sealer.has_room(sealed_bytes);
+        if self.open[class as usize].as_ref().is_some_and(is_full) {
+            self.close_pack(class)?;
+        }
+        let open = self.open_pack(class);
+        let sealed = open.sealer.seal(frame, chunks);
+        let parts = open.header.take().into_iter().chain([sealed]).collect();
+        Ok(block_on(open.object.append(parts))?)
+    }
+
+    fn open_pack(&mut self, class: PackClass) -> &mut OpenPack {
+        let (repository, writer) = (self.repository, self.writer);
+        self.open[class as usize].get_or_insert_with(|| {
+            let sealer = PackSealer::open(repository, writer, class);
+            let object = repository.backend().stream(&sealer.object_name());
+            OpenPack { header: Some(sealer.header()), sealer, object, plain: Vec::new(), chunks: Vec::new() }
+        })
+    }
+
+    fn close_pack(&mut self, class: PackClass) -> Result<()> {
+        self.close_frame(class)?;
+        let Some(mut open) = self.open[class as usize].take() else { return Ok(()) };
+        let (tail, contents) = open.sealer.finish();
+        block_on(open.object.append(vec![tail]))?;
+        block_on(open.object.finish())?;
+        self.packs += 1;
+        self.bytes += contents.bytes;
+        self.index.add(&contents);
+        Ok(())
+    }
+
+    /// Makes all of it durable, by name and in the index. Gives packs and bytes written.
+    pub(super) fn finish(mut self) -> Result<(u64, u64)> {
+        self.close_pack(PackClass::Data)?;
+        self.close_pack(PackClass::Structure)?;
+        block_on(self.repository.backend().barrier())?;
+        block_on(self.index.write())?;
+        Ok((self.packs, self.bytes))
+    }
+}
