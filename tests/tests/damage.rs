@@ -330,3 +330,34 @@ fn damage_of_random_bits_anywhere_is_never_restored() {
         drop(hurt);
     }
 }
+
+/// A damaged pack is marked: what it costs is told, the next backup of the same content stores it again, and then every
+/// point is whole, the old ones too.
+#[test]
+fn damage_that_is_marked_is_healed_by_the_next_backup() {
+    let fixture = fixture();
+    let (pack, bytes) = chosen(&fixture.repo, "packs").into_iter().max_by_key(|object| object.1).expect("a pack");
+    let file = fixture.repo.place().join(&pack);
+    let mut content = std::fs::read(&file).expect("read");
+    content[bytes as usize / 2] ^= 1;
+    std::fs::write(&file, content).expect("write");
+    let marked = fixture.repo.run("repair", &["packs", "--json"]).expect(exit::FAILED);
+    let lines = json_lines(&marked.stdout);
+    let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count();
+    assert_eq!(lines.iter().find(|line| line["type"] == "marked").expect("a line")["frames"].as_u64(), Some(1));
+    assert!(of("hurt_file") > 0, "{marked}");
+    let still = fixture.repo.run("verify", &["--json", "--data", "all"]).expect(exit::FAILED);
+    assert_eq!(still.summary().value()["frames_marked"].as_u64(), Some(1), "{still}");
+
+    let healing = fixture.repo.backup(&fixture.source);
+    assert!(healing.bytes_new() > 0, "the hurt chunk is stored again");
+    fixture.repo.verify_all();
+    for point in [&fixture.first, &fixture.point] {
+        let target = fixture.repo.restore(point, &fixture.source, point);
+        let restored = std::fs::read(target.join("large")).expect("read");
+        assert_eq!(restored, std::fs::read(fixture.source.join("large")).expect("read"));
+    }
+    // Marked once, told as new no more.
+    let again = fixture.repo.run("repair", &["packs", "--json"]).expect(exit::DONE);
+    assert!(json_lines(&again.stdout).iter().any(|line| line["type"] == "marked" && line["frames"] == 0), "{again}");
+}

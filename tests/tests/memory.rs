@@ -36,6 +36,11 @@ fn both_ways_within_the_budget(repo: &Repo, source: &Path) {
     let again = finish(limit.wrap(&backup), None);
     assert!(!limit.killed(), "the second backup took more than its budget and 64 MiB: {again}");
     again.expect(exit::DONE);
+    repo.run("forget", &["--keep-last", "1"]).expect(exit::DONE);
+    let prune = repo.command("prune", &["--memory", "128MiB", "--max-unused", "0"]);
+    let pruned = finish(limit.wrap(&prune), None);
+    assert!(!limit.killed(), "prune took more than its budget and 64 MiB: {pruned}");
+    pruned.expect(exit::DONE);
 }
 
 #[test]

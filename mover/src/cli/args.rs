@@ -458,6 +458,8 @@ pub struct RepairArgs {
 pub enum RepairCommand {
     /// Rebuild the index from the packs
     Index,
+    /// Read all data and mark what is damaged: the next backup stores again what its source still has
+    Packs,
 }
 
 /// `mover config`

@@ -1,23 +1,30 @@
-//! `mover repair index`: new index segments from the tables of contents of all packs.
+//! `mover repair`: new index segments from the tables of contents of all packs; and a record of what is damaged, so that
+//! nothing relies on it and the next backup stores it again. Neither removes anything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use futures_lite::future::block_on;
+use mover_repository::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
+use mover_repository::log::{Outcome, Role};
 use mover_repository::repair::repair_index;
+use mover_repository::verify::Data;
 use serde_json::json;
 
 use super::Session;
 use super::args::{RepairArgs, RepairCommand};
-use super::error::Result;
+use super::error::{CliError, Result};
 use super::exit::Exit;
 use super::progress_view::{ProgressView, Snapshot};
-use super::repository;
 use super::units::human_count;
+use super::{repository, verify};
 
 /// Repairs.
 pub fn run(session: &Session, args: &RepairArgs) -> Result<Exit> {
     match args.what {
         RepairCommand::Index => index(session),
+        RepairCommand::Packs => packs(session),
     }
 }
 
@@ -58,4 +65,32 @@ fn index(session: &Session) -> Result<Exit> {
         output.note("packs that cannot be read keep what the old segments say of them: run `mover verify`");
     }
     Ok(exit)
+}
+
+/// Reads everything and records where the damage is.
+fn packs(session: &Session) -> Result<Exit> {
+    let opened = repository::open(session)?;
+    if !opened.secrets().can_read() {
+        return Err(CliError::usage("this key may only add to the repository", "use a key that can read"));
+    }
+    let started = Instant::now();
+    let registration = block_on(opened.register(repository::open_record(Role::Admin, "")?))?;
+    let heartbeat = Heartbeat::start(&registration, SIGN_OF_LIFE_EVERY);
+    let report = verify::check(session, &opened, &verify::options(session, Data::All));
+    drop(heartbeat);
+    let report = report?;
+    let marked = report.hurt_frames.len();
+    let outcome = match marked {
+        0 => Outcome::Ended { reason: "no frame is damaged".to_owned() },
+        _ => Outcome::Damage { frames: report.hurt_frames.clone() },
+    };
+    block_on(registration.commit(outcome))?;
+    session.output.object("marked", json!({ "frames": marked }))?;
+    if marked > 0 {
+        session.output.say(&format!(
+            "marked {marked} damaged frames: the next backup stores again what its source still has, and `mover verify` tells \
+             which files stay hurt"
+        ))?;
+    }
+    verify::print(session, &report, started)
 }

@@ -33,7 +33,12 @@ pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit> {
         None
     });
     let heartbeat = registration.as_ref().map(|reader| Heartbeat::start(reader, SIGN_OF_LIFE_EVERY));
-    let options = options(session, args);
+    let data = match args.data {
+        None => Data::None,
+        Some(DataShare::Percent(percent)) => Data::Percent(percent),
+        Some(DataShare::All) => Data::All,
+    };
+    let options = options(session, data);
     let started = Instant::now();
     let report = check(session, &opened, &options)?;
     drop(heartbeat);
@@ -44,22 +49,14 @@ pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit> {
     print(session, &report, started)
 }
 
-fn options(session: &Session, args: &VerifyArgs) -> VerifyOptions {
+/// Shares of the memory that the settings allow.
+pub fn options(session: &Session, data: Data) -> VerifyOptions {
     let quarter = usize::try_from(session.resolved.memory_bytes / 4).unwrap_or(usize::MAX);
-    VerifyOptions {
-        data: match args.data {
-            None => Data::None,
-            Some(DataShare::Percent(percent)) => Data::Percent(percent),
-            Some(DataShare::All) => Data::All,
-        },
-        threads: session.resolved.shards,
-        index_bytes: quarter,
-        cache_bytes: quarter,
-    }
+    VerifyOptions { data, threads: session.resolved.shards, index_bytes: quarter, cache_bytes: quarter }
 }
 
 /// Runs the checks under a progress view.
-fn check(session: &Session, opened: &Repository, options: &VerifyOptions) -> Result<VerifyReport> {
+pub fn check(session: &Session, opened: &Repository, options: &VerifyOptions) -> Result<VerifyReport> {
     let (done, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (seen_done, seen_bytes) = (Arc::clone(&done), Arc::clone(&bytes));
     let interval = session.resolved.settings.progress_interval.map_or(std::time::Duration::from_secs(5), |p| p.0);
@@ -76,7 +73,8 @@ fn check(session: &Session, opened: &Repository, options: &VerifyOptions) -> Res
     Ok(verify(opened, options, &progress)?)
 }
 
-fn print(session: &Session, report: &VerifyReport, started: Instant) -> Result<Exit> {
+/// Tells what was found, and gives the exit code that it deserves.
+pub fn print(session: &Session, report: &VerifyReport, started: Instant) -> Result<Exit> {
     let output = &session.output;
     for error in &report.errors {
         output.object("damage", json!({ "object": error.object, "reason": error.reason }))?;
@@ -123,6 +121,9 @@ fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Resu
     if report.frames_unopened > 0 {
         output.note(&format!("{} frames were not opened: this key may only add", report.frames_unopened));
     }
+    if report.frames_marked > 0 {
+        output.note(&format!("{} damaged frames are marked: nothing relies on them", report.frames_marked));
+    }
     if report.unfinished.files > 0 {
         output.note(&repository::unfinished_text(&report.unfinished));
     }
@@ -132,7 +133,8 @@ fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Resu
         _ => {
             output.warn(&format!("{} errors, {} files hurt", report.errors_total, report.hurt_files_total));
             terminal::say(
-                "help: `mover repair index` rebuilds a damaged index; a new backup stores again what the sources still hold",
+                "help: `mover repair index` rebuilds a damaged index; `mover repair packs` marks damaged data, and the next backup \
+                 stores again what the sources still hold",
             );
         }
     }
@@ -147,6 +149,7 @@ fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Resu
         "packs_read": report.packs_read,
         "bytes_read": report.bytes_read,
         "frames_unopened": report.frames_unopened,
+        "frames_marked": report.frames_marked,
         "errors": report.errors_total,
         "hurt_files": report.hurt_files_total,
         "seconds": started.elapsed().as_secs_f64(),

@@ -129,6 +129,8 @@ pub struct VerifyReport {
     pub bytes_read: u64,
     /// Frames of data packs whose seal was checked but not their content, for want of the read key.
     pub frames_unopened: u64,
+    /// Frames that are marked as damaged, so that nothing relies on them: no error.
+    pub frames_marked: u64,
     /// What is wrong, at most [`LISTED_MAX`].
     pub errors: Vec<VerifyError>,
     /// How many errors there are.
