@@ -16,6 +16,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 /// A number in the log, from 1; the pack that a run writes has its number.
 type Number = u8;
 type Packs = BTreeSet<Number>;
+type Condemnations = BTreeSet<(Number, Number)>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Outcome {
@@ -88,8 +89,9 @@ impl Log {
         deleted.flatten().copied().collect()
     }
 
-    fn condemned(&self) -> Packs {
-        let mut condemned = Packs::new();
+    /// Each condemnation that stands, as a pack and the number of the record.
+    fn condemnations(&self) -> Condemnations {
+        let mut standing = Condemnations::new();
         for (number, outcome, _) in self.outcomes() {
             let Outcome::Condemned(packs) = outcome else { continue };
             let is_rescued = |pack: &Number| {
@@ -98,9 +100,13 @@ impl Log {
                         && seen.contains(&number)
                 })
             };
-            condemned.extend(packs.iter().filter(|pack| !is_rescued(pack)));
+            standing.extend(packs.iter().filter(|pack| !is_rescued(pack)).map(|pack| (*pack, number)));
         }
-        condemned
+        standing
+    }
+
+    fn condemned(&self) -> Packs {
+        self.condemnations().into_iter().map(|(pack, _)| pack).collect()
     }
 }
 
@@ -131,11 +137,11 @@ enum Pruner {
         condemns: Packs,
     },
     Condemned {
-        known: Packs,
+        known: Condemnations,
     },
     Sweeping {
         d: Number,
-        known: Packs,
+        known: Condemnations,
     },
     /// Knows what goes; deletes are asked for once that is its outcome.
     Decided {
@@ -235,16 +241,16 @@ impl Protocol {
     }
 
     /// What pruner `d` deletes and rescues, once all numbers below have outcomes.
-    fn look_again(&self, state: &State, d: Number, known: &Packs) -> (Packs, Packs) {
+    fn look_again(&self, state: &State, d: Number, known: &Condemnations) -> (Packs, Packs) {
         let log = state.log.before(d);
         let condemned = log.condemned();
         let known = match self.is(Mutant::LearnsWhatIsCondemnedAfterRegistering) {
-            true => condemned.clone(),
+            true => log.condemnations(),
             false => known.clone(),
         };
         let deleted = log.deleted();
-        let mut doomed: Packs =
-            condemned.intersection(&known).filter(|pack| !deleted.contains(pack)).copied().collect();
+        let standing = log.condemnations().into_iter().filter(|condemnation| known.contains(condemnation));
+        let mut doomed: Packs = standing.map(|(pack, _)| pack).filter(|pack| !deleted.contains(pack)).collect();
         let has_good_copy = state.present.iter().any(|pack| !condemned.contains(pack));
         let is_needed = !log.live().is_empty() && !has_good_copy && !self.is(Mutant::DoesNotLookAgain);
         let last = doomed.iter().copied().find(|pack| state.present.contains(pack)).filter(|_| is_needed);
@@ -442,8 +448,8 @@ impl Protocol {
             }
             Action::PrunerCondemns(at) => {
                 let Pruner::Marked { c, condemns } = state.pruners[at].clone() else { return None };
-                let mut known = state.log.condemned();
-                known.extend(&condemns);
+                let mut known = state.log.condemnations();
+                known.extend(condemns.iter().map(|pack| (*pack, c)));
                 let decided = state.log.decide(c, Outcome::Condemned(condemns), seen);
                 state.pruners[at] = if decided { Pruner::Condemned { known } } else { Pruner::Gone };
             }

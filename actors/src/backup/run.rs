@@ -20,7 +20,7 @@ use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::limits::FRAME_BYTES_MAX;
 use mover_repository::log::{
-    Grade, History, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Totals,
+    Grade, History, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Totals, this_machine,
 };
 use mover_repository::manifest::Parent;
 use mover_repository::repository::Repository;
@@ -156,6 +156,7 @@ pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Regi
         role: Role::Writer,
         host: job.host.clone(),
         process_id: job.process_id,
+        machine: job.options.alive_every.map_or(ObjectId([0; 32]), |_| this_machine()),
         set: job.set.clone(),
         job: job.job,
         adopts: None,

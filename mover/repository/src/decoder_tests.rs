@@ -26,6 +26,7 @@ prop_compose! {
             role: Role::Reader,
             host,
             process_id,
+            machine: ObjectId(job),
             set,
             job: ObjectId(job),
             adopts: adopts.filter(|number| *number != 0).map(|number| LogNumber(number.into())),

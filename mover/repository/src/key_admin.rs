@@ -12,7 +12,7 @@ use crate::backend::StorageErrorKind;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, UnixNanos};
 use crate::keys::{self, Credential, KEYS_PREFIX, KeySlot, Stretching, parse_slot_name, slot_name};
-use crate::limits::KEY_OBJECT_BYTES_MAX;
+use crate::limits::{HOST_BYTES_MAX, KEY_OBJECT_BYTES_MAX};
 use crate::log::{History, LogEntry, OpenRecord, Outcome, Registration, Role};
 use crate::repository::{KeyRights, Repository};
 
@@ -46,8 +46,12 @@ pub async fn list_keys(repository: &Repository) -> Result<Vec<KeyInfo>> {
     let mut infos = Vec::new();
     for object in repository.backend().list(KEYS_PREFIX).await? {
         let Some(slot) = parse_slot_name(&object.name).filter(|slot| !ledger.removed.contains(slot)) else { continue };
-        let read = repository.backend().get(&object.name, KEY_OBJECT_BYTES_MAX as u64).await?;
-        let decoded = KeySlot::decode(&object.name, &read).ok();
+        let decoded = match repository.backend().get(&object.name, KEY_OBJECT_BYTES_MAX as u64).await {
+            Ok(read) => KeySlot::decode(&object.name, &read).ok(),
+            Err(error) if error.kind == StorageErrorKind::TooLarge => None,
+            Err(error) if error.kind == StorageErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
         let added = ledger.added.get(&slot);
         infos.push(KeyInfo {
             slot,
@@ -73,9 +77,19 @@ pub async fn add_key(
     label: &str,
     stretching: Stretching,
 ) -> Result<ObjectId> {
+    if label.len() > HOST_BYTES_MAX {
+        let what = format!("a label of {} bytes; {HOST_BYTES_MAX} are allowed", label.len());
+        return Err(RepositoryError::LimitExceeded { what });
+    }
     let registration = register(repository, who).await?;
     // A slot without its record opens, and counts for nothing when keys are counted.
-    let name = repository.add_key(credential, rights, stretching).await?;
+    let name = match repository.add_key(credential, rights, stretching).await {
+        Ok(name) => name,
+        Err(error) => {
+            let _ = registration.commit(Outcome::Ended { reason: "no key was added".into() }).await;
+            return Err(error);
+        }
+    };
     let slot = parse_slot_name(&name).ok_or_else(|| RepositoryError::corrupt(&name, "it is no name of a slot"))?;
     let is_put_only = rights == KeyRights::PutOnly;
     registration.commit(Outcome::KeyAdded { slot, is_put_only, label: label.to_owned() }).await?;
@@ -156,7 +170,9 @@ async fn outcomes_of_admins(repository: &Repository, below: LogNumber, wait: Dur
                 format!("removing a key while admin run {open} has no outcome; `mover prune` ends one that is dead");
             return Err(RepositoryError::NotSupported { what });
         }
-        std::thread::sleep(POLL);
+        while !repository.has_outcome(LogNumber(open)).await? && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
     }
 }
 

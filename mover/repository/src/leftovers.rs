@@ -94,6 +94,7 @@ mod tests {
                 role: Role::Writer,
                 host: "host".into(),
                 process_id: 1,
+                machine: crate::ids::ObjectId([0; 32]),
                 set: "set".into(),
                 job: crate::ids::ObjectId([1; 32]),
                 adopts: None,

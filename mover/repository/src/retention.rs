@@ -2,7 +2,7 @@
 //!
 //! Points are judged in groups of one set and one signing key, so that no client crowds out another. The
 //! newest point of a period (hour, day, week, month, year, in a time zone) stands for it; a point may satisfy
-//! several rules. Whatever the rules say, the last point of a set stays, and so does one that a kept one
+//! several rules. Whatever the rules say, the newest point of a set stays, and so does one that a kept one
 //! depends on.
 //!
 //! The clock of a client is not trusted. Log numbers are: a point lies between the records that admins wrote
@@ -100,8 +100,8 @@ pub enum Reason {
     Tag(String),
     /// A kept point depends on it.
     Needed(ObjectId),
-    /// No rule keeps any point of its set.
-    OnlyOne,
+    /// It is the newest of its set: that one stays whatever the rules say.
+    Newest,
 }
 
 impl fmt::Display for Reason {
@@ -112,7 +112,7 @@ impl fmt::Display for Reason {
             Reason::Within => write!(f, "within"),
             Reason::Tag(tag) => write!(f, "tag {tag}"),
             Reason::Needed(by) => write!(f, "{} depends on it", &by.to_string()[..16]),
-            Reason::OnlyOne => write!(f, "the last one of its set"),
+            Reason::Newest => write!(f, "the newest of its set"),
         }
     }
 }
@@ -162,7 +162,9 @@ pub fn judge(
             continue;
         }
         let signer = history.entry(number).map_or([0; 32], |entry| entry.signer.0);
-        let time = span.clamp(number, point.finished);
+        // One that was brought back is as old as it was.
+        let first = history.first_number(&point.id).unwrap_or(number);
+        let time = span.clamp(first, point.finished);
         let candidate = Candidate { id: point.id, number, time, tags: point.tags.clone() };
         groups.entry((point.set.as_str(), signer)).or_default().push((candidate, point));
     }
@@ -210,10 +212,8 @@ pub fn apply(candidates: &[Candidate], policy: &Policy, zone: &TimeZone) -> Vec<
         let tags = candidate.tags.iter().filter(|tag| policy.tags.contains(tag));
         reasons.extend(tags.map(|tag| Reason::Tag(tag.clone())));
     }
-    if reasons.iter().all(Vec::is_empty)
-        && let Some(newest) = reasons.first_mut()
-    {
-        newest.push(Reason::OnlyOne);
+    if let Some(newest) = reasons.first_mut().filter(|reasons| reasons.is_empty()) {
+        newest.push(Reason::Newest);
     }
     reasons
 }
@@ -246,26 +246,33 @@ pub fn dependents<'h>(history: &'h History, doomed: &[ObjectId]) -> Vec<(&'h Rec
 }
 
 /// What the records of admins say of the time at each log number.
-struct Span {
+struct Span<'h> {
+    history: &'h History,
     /// Ascending by number and by time.
     admin_times: Vec<(LogNumber, UnixNanos)>,
     now: UnixNanos,
 }
 
-impl Span {
-    fn of(history: &History, secrets: &Secrets, now: UnixNanos) -> Self {
+impl<'h> Span<'h> {
+    fn of(history: &'h History, secrets: &Secrets, now: UnixNanos) -> Self {
         let is_admin = |signer: &VerifyingKey| secrets.is_admin_key(signer);
         let of_admin = |entry: &LogEntry| {
             let open = entry.open.as_ref().filter(|open| open.role == Role::Admin && is_admin(&entry.signer))?;
             Some((entry.number, open.started)).filter(|(_, time)| *time <= now)
         };
         let times: Vec<_> = history.entries().iter().filter_map(of_admin).collect();
-        Self { admin_times: longest_rising(&times), now }
+        Self { history, admin_times: longest_rising(&times), now }
     }
 
     fn clamp(&self, number: LogNumber, time: UnixNanos) -> UnixNanos {
         let behind = self.admin_times.partition_point(|(admin, _)| *admin < number);
-        let latest = self.admin_times.get(behind).map_or(self.now, |(_, time)| *time);
+        // Not before who only registered later: a long backup ends after them.
+        let has_seen_it = |admin: &LogNumber| {
+            let done = self.history.entry(*admin).and_then(|entry| entry.done.as_ref());
+            done.is_some_and(|done| done.seen.covers(number))
+        };
+        let latest = self.admin_times[behind..].iter().find(|(admin, _)| has_seen_it(admin));
+        let latest = latest.map_or(self.now, |(_, time)| *time);
         let earliest = behind.checked_sub(1).map_or(UnixNanos(i128::MIN), |before| self.admin_times[before].1);
         UnixNanos(time.0.clamp(earliest.0, latest.0))
     }

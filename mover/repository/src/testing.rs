@@ -86,6 +86,7 @@ impl Bench {
             role,
             host: "host".into(),
             process_id: 1,
+            machine: ObjectId([1; 32]),
             set: "set".into(),
             job: ObjectId([1; 32]),
             adopts: None,

@@ -322,14 +322,15 @@ pub struct VerifyArgs {
 )]
 pub struct ForgetArgs {
     /// These points, whatever the rules say
-    #[arg(value_name = "POINT", conflicts_with_all = ["undo", "keep_last", "keep_hourly", "keep_daily", "keep_weekly",
+    #[arg(value_name = "POINT", conflicts_with_all = ["undo", "tags", "keep_last", "keep_hourly", "keep_daily", "keep_weekly",
           "keep_monthly", "keep_yearly", "keep_within", "keep_tags"])]
     pub points: Vec<String>,
     /// Show what would be forgotten, and why the rest is kept
     #[arg(long)]
     pub dry_run: bool,
     /// Bring a forgotten point back, if nothing of it is condemned or gone
-    #[arg(long, value_name = "POINT")]
+    #[arg(long, value_name = "POINT", conflicts_with_all = ["dry_run", "sets", "tags", "keep_last", "keep_hourly", "keep_daily", "keep_weekly",
+          "keep_monthly", "keep_yearly", "keep_within", "keep_tags"])]
     pub undo: Option<String>,
 
     /// Only points of this set (may be repeated)

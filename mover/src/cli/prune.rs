@@ -49,12 +49,11 @@ fn print(session: &Session, report: &PruneReport, dry_run: bool) -> Result<Exit>
         human_bytes(report.plain_bytes),
         human_bytes(unused)
     ))?;
-    let would = if dry_run { "would condemn" } else { "condemned" };
-    output.say(&format!(
-        "{would} {}; of these {} were half dead and copied",
-        packs(&report.condemned),
-        report.moved.packs
-    ))?;
+    let (condemned, moved) = (packs(&report.condemned), report.moved.packs);
+    output.say(&match dry_run {
+        true => format!("would condemn {condemned}; of these {moved} are half dead and would be copied first"),
+        false => format!("condemned {condemned}; of these {moved} were half dead and copied first"),
+    })?;
     if !dry_run {
         output.say(&format!(
             "wrote {}, deleted {}, rescued {}",
@@ -63,7 +62,7 @@ fn print(session: &Session, report: &PruneReport, dry_run: bool) -> Result<Exit>
             report.rescued
         ))?;
     }
-    for run in &report.waits_for {
+    for run in report.waits_for.iter().filter(|_| report.pending.packs > 0) {
         output.note(&format!("{} stay until {} has ended", packs(&report.pending), describe(run)));
     }
     if report.is_partial {

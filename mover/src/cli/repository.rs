@@ -10,7 +10,7 @@ use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::ids::{ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::leftovers::Leftovers;
-use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Role};
+use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Role, this_machine};
 use mover_repository::repository::{self, OpenOptions, Repository};
 
 use super::Session;
@@ -99,6 +99,7 @@ pub fn open_record(role: Role, set: &str) -> Result<OpenRecord> {
         role,
         host: host(),
         process_id: std::process::id(),
+        machine: this_machine(),
         set: set.to_owned(),
         job: new_job_id()?,
         adopts: None,

@@ -93,7 +93,11 @@ fn forget_by_name_can_be_undone_until_it_is_pruned() {
     let listed = repo.run("points", &["--forgotten"]).expect(exit::DONE).text();
     assert!(listed.contains(&ids[0][..16]) && listed.contains(&ids[2][..16]) && !listed.contains(&ids[1][..16]));
     repo.run("forget", &["--undo", &ids[0][..12]]).expect(exit::DONE);
-    assert_eq!(points(&repo), [ids[1].clone(), ids[0].clone()]);
+    assert_eq!(points(&repo), ids[..2], "it stands where it stood");
+    repo.run("forget", &["--undo", &ids[2][..12], "--dry-run"]).expect(exit::USAGE);
+    repo.run("forget", &[&ids[0][..12], "--tag", "x"]).expect(exit::USAGE);
+    repo.run("forget", &[&ids[0][..12], "--keep-last", "1"]).expect(exit::USAGE);
+    assert_eq!(points(&repo), ids[..2]);
     repo.run("prune", &["--max-unused", "0"]).expect(exit::DONE);
     repo.verify_all();
     repo.run("forget", &["--undo", &ids[2][..12]]).expect_error(exit::FAILED, "missing");

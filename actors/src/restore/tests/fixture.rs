@@ -99,6 +99,7 @@ impl Fixture {
             role: Role::Writer,
             host: "host".into(),
             process_id: 1,
+            machine: ObjectId([0; 32]),
             set: "set".into(),
             job: ObjectId([7; 32]),
             adopts: None,

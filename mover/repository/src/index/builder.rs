@@ -126,43 +126,53 @@ pub(crate) fn push_entries(entries: &mut Vec<SegmentEntry>, pack: u32, contents:
     }
 }
 
-/// Removes segments that another one has replaced, and replaces those that name a pack in `gone` by ones that do
-/// not. Gives how many were written. A reader that listed before may miss a segment: it reads the tables of the
-/// packs instead, or stores a chunk twice.
-///
-/// # Errors
-/// [`RepositoryError::Storage`]. A segment that cannot be read is left alone.
-pub(crate) async fn tidy(repository: &Repository, gone: &std::collections::HashSet<PackId>) -> Result<usize> {
+/// Segments that another one has replaced: they count no more, and a run that began before may still read them.
+pub(crate) async fn replaced_segments(repository: &Repository) -> Result<Vec<ObjectId>> {
     let segments = open_segments(repository, &mut Vec::new()).await?;
     let live = live_segments(&segments, &hashbrown::HashSet::new());
-    for (at, segment) in segments.iter().enumerate() {
-        if live.binary_search(&at).is_err() {
-            match repository.backend().delete(&segment.name).await {
-                Err(error) if error.kind != StorageErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
+    Ok((0..segments.len()).filter(|at| live.binary_search(at).is_err()).map(|at| segments[at].id).collect())
+}
+
+/// Deletes segments. Gone already is fine.
+pub(crate) async fn delete_segments(repository: &Repository, segments: &[ObjectId]) -> Result<()> {
+    for segment in segments {
+        match repository.backend().delete(&segment_name(segment)).await {
+            Err(error) if error.kind != StorageErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
     }
+    Ok(())
+}
+
+/// Replaces segments that name a pack in `gone` by ones that do not. Gives how many were written. A segment that cannot
+/// be read is left alone.
+///
+/// # Errors
+/// [`RepositoryError::Storage`].
+pub(crate) async fn replace_segments(
+    repository: &Repository,
+    gone: &std::collections::HashSet<PackId>,
+) -> Result<usize> {
+    let segments = open_segments(repository, &mut Vec::new()).await?;
+    let live = live_segments(&segments, &hashbrown::HashSet::new());
     let mut written = 0;
     for segment in live.into_iter().map(|at| &segments[at]) {
         let Ok(packs) = segment.read_packs().await else { continue };
         if !packs.iter().any(|pack| gone.contains(&pack.id)) {
             continue;
         }
-        let mut builder = SegmentBuilder::new(repository).replacing(segment.level, vec![segment.id]);
         let mut next = 0;
-        let stays = |pack: &PackInfo| {
-            (!gone.contains(&pack.id)).then(|| {
-                next += 1;
-                next - 1
-            })
+        let mut position = || {
+            next += 1;
+            next - 1
         };
-        let refs: Vec<Option<u32>> = packs.iter().map(stays).collect();
+        let refs: Vec<Option<u32>> = packs.iter().map(|pack| (!gone.contains(&pack.id)).then(&mut position)).collect();
         let mut entries = Vec::with_capacity(segment.entries as usize);
         if segment.for_each(packs.len(), |entry| entries.push(entry)).await.is_err() {
             continue;
         }
         let left = packs.into_iter().filter(|pack| !gone.contains(&pack.id)).collect();
+        let mut builder = SegmentBuilder::new(repository).replacing(segment.level, vec![segment.id]);
         builder.add_entries(left, |entry| refs[entry.pack as usize], &entries);
         builder.write().await?;
         written += 1;

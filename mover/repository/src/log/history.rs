@@ -157,17 +157,29 @@ impl History {
         self.points().map(|(number, point)| (number, point.clone())).collect()
     }
 
-    /// As [`History::recovery_points`], borrowed.
+    /// As [`History::recovery_points`], borrowed. A point that was brought back stands where it was committed first.
     pub fn points(&self) -> impl DoubleEndedIterator<Item = (LogNumber, &RecoveryPoint)> {
         let forgotten = self.forgotten();
-        self.entries.iter().filter_map(move |entry| match entry.outcome()? {
-            Outcome::RecoveryPoint(point) => {
-                let is_forgotten =
-                    forgotten.get(&point.id).is_some_and(|seen| seen.iter().any(|seen| seen.covers(entry.number)));
-                (!is_forgotten).then_some((entry.number, point))
+        let mut first: HashMap<ObjectId, usize> = HashMap::new();
+        let mut points: Vec<(LogNumber, &RecoveryPoint)> = Vec::new();
+        for (at, entry) in self.entries.iter().enumerate() {
+            let Some(Outcome::RecoveryPoint(point)) = entry.outcome() else { continue };
+            first.entry(point.id).or_insert(at);
+            let is_forgotten =
+                forgotten.get(&point.id).is_some_and(|seen| seen.iter().any(|seen| seen.covers(entry.number)));
+            if !is_forgotten {
+                points.push((entry.number, point));
             }
-            _ => None,
-        })
+        }
+        points.sort_by_key(|(_, point)| first[&point.id]);
+        points.into_iter()
+    }
+
+    /// The number under which a point was committed first.
+    pub fn first_number(&self, id: &ObjectId) -> Option<LogNumber> {
+        let is_it =
+            |entry: &&LogEntry| matches!(entry.outcome(), Some(Outcome::RecoveryPoint(point)) if point.id == *id);
+        self.entries.iter().find(is_it).map(|entry| entry.number)
     }
 
     /// What the forget records had seen that name each point: a record forgets what it has seen, and who
@@ -206,21 +218,26 @@ impl History {
     /// Packs to be treated as absent: condemned, and not rescued by somebody who had seen the
     /// condemnation.
     pub fn condemned(&self) -> HashSet<PackId> {
-        let mut condemned_by: HashMap<PackId, Vec<LogNumber>> = HashMap::new();
+        self.condemnations().into_iter().map(|(pack, _)| pack).collect()
+    }
+
+    /// Each condemnation that stands, with the number of its record: a pack that was rescued may be condemned anew,
+    /// and that is another condemnation.
+    pub fn condemnations(&self) -> HashSet<(PackId, LogNumber)> {
+        let mut standing = HashSet::new();
         for entry in &self.entries {
             if let Some(Outcome::Condemned { packs, .. }) = entry.outcome() {
-                packs.iter().for_each(|pack| condemned_by.entry(pack.pack).or_default().push(entry.number));
+                standing.extend(packs.iter().map(|pack| (pack.pack, entry.number)));
             }
         }
         for entry in &self.entries {
             let (Some(Outcome::Swept { rescued, .. }), Some(done)) = (entry.outcome(), &entry.done) else { continue };
-            for pack in rescued {
-                if let Some(numbers) = condemned_by.get_mut(pack) {
-                    numbers.retain(|number| !done.seen.covers(*number));
-                }
+            let rescued: HashSet<&PackId> = rescued.iter().collect();
+            if !rescued.is_empty() {
+                standing.retain(|(pack, number)| !rescued.contains(pack) || !done.seen.covers(*number));
             }
         }
-        condemned_by.into_iter().filter(|(_, numbers)| !numbers.is_empty()).map(|(pack, _)| pack).collect()
+        standing
     }
 
     /// Frames and packs that were found damaged.

@@ -38,7 +38,7 @@ pub(crate) use read::read_sealed_fileset;
 pub use read::read_sealed_filesets;
 #[cfg(test)]
 pub(crate) use record::seal_record;
-pub use record::{OpenRecord, Role};
+pub use record::{OpenRecord, Role, this_machine};
 pub(crate) use registration::register;
 pub use registration::{Fencing, Registration, SignOfLife};
 

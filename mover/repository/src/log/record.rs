@@ -44,6 +44,8 @@ pub struct OpenRecord {
     pub host: String,
     /// Process on that host.
     pub process_id: u32,
+    /// Tells this machine, as it was booted and as its processes are numbered, from all others; zero: not known.
+    pub machine: ObjectId,
     /// The set that is worked on; empty if none.
     pub set: String,
     /// The job; a restarted job keeps its id.
@@ -63,6 +65,7 @@ impl OpenRecord {
         encoder.u8(self.role as u8);
         text(&mut encoder, &self.host);
         encoder.u32(self.process_id);
+        encoder.raw(self.machine.as_bytes());
         text(&mut encoder, &self.set);
         encoder.raw(self.job.as_bytes());
         encoder.u64(self.adopts.map_or(0, |number| number.0));
@@ -76,12 +79,13 @@ impl OpenRecord {
         let role = Role::from_byte(decoder.u8()?)?;
         let host = text_field(&mut decoder, HOST_BYTES_MAX, "host")?;
         let process_id = decoder.u32()?;
+        let machine = ObjectId(decoder.array()?);
         let set = text_field(&mut decoder, SET_BYTES_MAX, "set")?;
         let job = ObjectId(decoder.array()?);
         let adopts = Some(LogNumber(decoder.u64()?)).filter(|number| number.0 != 0);
         let started = UnixNanos(decoder.i128()?);
         decoder.finish()?;
-        Ok((signer, Self { role, host, process_id, set, job, adopts, started }))
+        Ok((signer, Self { role, host, process_id, machine, set, job, adopts, started }))
     }
 
     /// Refuses what a reader would refuse.
@@ -89,6 +93,22 @@ impl OpenRecord {
         check_length("host name", self.host.len(), HOST_BYTES_MAX)?;
         check_length("set name", self.set.len(), SET_BYTES_MAX)
     }
+}
+
+/// The [`OpenRecord::machine`] of this process: a name of a host alone may be that of many.
+pub fn this_machine() -> ObjectId {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    let (machine, boot) = (read("/etc/machine-id"), read("/proc/sys/kernel/random/boot_id"));
+    let Ok(namespace) = std::fs::read_link("/proc/self/ns/pid") else { return ObjectId([0; 32]) };
+    if boot.is_empty() {
+        return ObjectId([0; 32]);
+    }
+    let mut hasher = blake3::Hasher::new();
+    for part in [machine.as_slice(), &boot, namespace.as_os_str().as_encoded_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    ObjectId(*hasher.finalize().as_bytes())
 }
 
 pub(crate) fn check_length(what: &str, bytes: usize, limit: usize) -> Result<()> {

@@ -141,11 +141,7 @@ impl Registration {
     /// # Errors
     /// Storage errors.
     pub async fn is_decided(&self) -> Result<bool> {
-        match self.repository.backend().size(&done_name(self.number)).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == StorageErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.repository.has_outcome(self.number).await
     }
 
     /// Decides the outcome of this run, in one atomic create. Everything that the outcome depends
@@ -226,6 +222,18 @@ impl SignOfLife {
 }
 
 impl Repository {
+    /// True if a run's outcome is decided.
+    ///
+    /// # Errors
+    /// Storage errors.
+    pub async fn has_outcome(&self, number: LogNumber) -> Result<bool> {
+        match self.backend().size(&done_name(number)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == StorageErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// When a run was last heard of: its newest sign of life, else its beginning; none if its registration is lost.
     ///
     /// # Errors

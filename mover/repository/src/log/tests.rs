@@ -33,6 +33,7 @@ pub(super) fn open_record(role: Role) -> OpenRecord {
         role,
         host: "host".to_owned(),
         process_id: 42,
+        machine: ObjectId([8; 32]),
         set: "set".to_owned(),
         job: ObjectId([9; 32]),
         adopts: None,

@@ -18,7 +18,7 @@
 //! * Packs of a number without an outcome are not judged, and no time decides what goes. A clock decides only
 //!   when a silent run is fenced, which costs a live one a retry.
 //! * A pack that holds a chunk which is live and also elsewhere is condemned only after that other copy was read
-//!   and hashed; before a pack with such a chunk is deleted, the pack of the other copy is asked for once more.
+//!   and hashed; before a pack with such a chunk is deleted, the copy that stays is read and hashed once more.
 //!
 //! Condemning is always safe, so a listing that is behind costs space alone. Memory is bounded: sorted runs of ids,
 //! one run of blocks a segment, one record a pack. Blocks; never call it on an executor thread.
@@ -40,15 +40,15 @@ use hashbrown::HashSet;
 pub(crate) use mark::Marker;
 use repack::Repacker;
 use sorted_ids::{IdSorter, SortedIds};
-use survey::{Place, Sources, Survey, is_there, scratch};
+use survey::{Place, Sources, Survey, scratch};
 
 use crate::backend::StorageErrorKind;
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
 use crate::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
-use crate::ids::{ChunkId, LogNumber, PackId};
-use crate::index::{Index, tidy};
+use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
+use crate::index::{Index, delete_segments, replace_segments, replaced_segments};
 use crate::log::{CondemnedPack, Fencing, History, LogEntry, OpenRecord, Outcome, Registration, Role};
 use crate::pack::{PackInfo, PackOpener, pack_name, parse_pack_name};
 use crate::repository::Repository;
@@ -56,7 +56,7 @@ use crate::repository::Repository;
 /// Packs in one record, so that it stays within its limit.
 const PACKS_A_RECORD: usize = 10_000;
 /// How often outcomes are looked for while they are waited for.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(200);
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -159,6 +159,9 @@ pub fn prune(repository: &Repository, who: &OpenRecord, options: &PruneOptions) 
     Ok(pruner.report)
 }
 
+/// Packs, each with the number of the record that condemned it.
+type Condemnations = StdHashSet<(PackId, LogNumber)>;
+
 struct Pruner<'a> {
     repository: &'a Repository,
     options: &'a PruneOptions,
@@ -208,7 +211,7 @@ fn as_admin<T>(
         Ok((done, outcome)) => block_on(registration.commit(outcome)).map(|()| done),
         Err(error) => {
             let mut reason = error.to_string();
-            reason.truncate(crate::limits::REASON_BYTES_MAX / 4);
+            reason.truncate(reason.floor_char_boundary(crate::limits::REASON_BYTES_MAX));
             // The cause is what the caller has to hear, not that it could not be recorded.
             let _ = block_on(registration.commit(Outcome::Ended { reason }));
             Err(error)
@@ -217,8 +220,8 @@ fn as_admin<T>(
 }
 
 impl Pruner<'_> {
-    /// Registers as c and condemns. Gives all packs that were condemned before anybody registers after c.
-    fn condemn(&mut self, who: &OpenRecord) -> Result<StdHashSet<PackId>> {
+    /// Registers as c and condemns. Gives all condemnations that were made before anybody registers after c.
+    fn condemn(&mut self, who: &OpenRecord) -> Result<Condemnations> {
         as_admin(self.repository, who, |registration| {
             self.fence_the_silent(registration, who)?;
             // With the fences: a run that was ended is judged like any other.
@@ -228,8 +231,8 @@ impl Pruner<'_> {
             self.copy(&mut plan, registration.number())?;
             let packs: Vec<CondemnedPack> =
                 plan.dead.iter().chain(&plan.half_dead).map(|at| plan.condemned(*at)).collect();
-            let mut known = history.condemned();
-            known.extend(packs.iter().map(|pack| pack.pack));
+            let mut known = history.condemnations();
+            known.extend(packs.iter().map(|pack| (pack.pack, registration.number())));
             self.report.condemned = Packs::default();
             packs.iter().for_each(|pack| self.report.condemned.add(pack.bytes));
             self.report.moved = plan.moved_packs();
@@ -257,7 +260,8 @@ impl Pruner<'_> {
 
     fn why_fence(&self, entry: &LogEntry, who: &OpenRecord) -> Result<Option<String>> {
         let Some(open) = &entry.open else { return Ok(None) };
-        if open.host == who.host && open.process_id != who.process_id && !process_is_running(open.process_id) {
+        let is_of_here = open.machine == who.machine && open.machine != ObjectId([0; 32]);
+        if is_of_here && open.process_id != who.process_id && !process_is_running(open.process_id) {
             return Ok(Some(format!("process {} of {} is gone", open.process_id, open.host)));
         }
         let Some(heard) = block_on(self.repository.last_heard_of(entry))? else { return Ok(None) };
@@ -351,18 +355,17 @@ impl Pruner<'_> {
             relied_on.extend(given_up.map(|place| (kept, group.id, place.pack)));
             Ok(())
         })?;
-        relied_on.sort_unstable();
-        let mut stays = HashSet::new();
-        for (kept, id, given_up) in relied_on {
-            let info = &plan.sources.packs[kept.pack as usize];
-            if let Err(error) = read_copy(self.repository, info, &kept, &id) {
-                if matches!(error, RepositoryError::Storage(_)) {
-                    return Err(error);
-                }
-                self.report.damaged.push((info.object_name(), error.reason()));
-                stays.insert(given_up as usize);
+        let copies = relied_on.iter().map(|(kept, id, _)| (*kept, *id)).collect();
+        let unreadable = self.unreadable(&plan.sources, copies)?;
+        let bad: HashSet<(u32, u32)> = unreadable.iter().map(|(place, _)| (place.pack, place.frame)).collect();
+        let mut told = HashSet::new();
+        for (place, error) in unreadable {
+            if told.insert((place.pack, place.frame)) {
+                self.report.damaged.push((plan.sources.packs[place.pack as usize].object_name(), error.reason()));
             }
         }
+        let gives_way = |(kept, _, _): &&(Place, ChunkId, u32)| bad.contains(&(kept.pack, kept.frame));
+        let stays: HashSet<usize> = relied_on.iter().filter(gives_way).map(|(.., pack)| *pack as usize).collect();
         plan.half_dead.retain(|at| !stays.contains(at));
         Ok(())
     }
@@ -394,13 +397,17 @@ impl Pruner<'_> {
     }
 
     /// Registers as d, decides about what is in `known` by the outcomes below d, and deletes what it decided.
-    fn sweep(&mut self, who: &OpenRecord, known: &StdHashSet<PackId>) -> Result<()> {
+    fn sweep(&mut self, who: &OpenRecord, known: &Condemnations) -> Result<()> {
+        let replaced = block_on(replaced_segments(self.repository))?;
         let (history, deleted) = as_admin(self.repository, who, |registration| {
             let below = registration.number();
             let history = self.await_outcomes(below)?.before(below);
-            let (condemned, deleted_before) = (history.condemned(), history.deleted());
-            let is_doomed = |pack: &&PackId| known.contains(*pack) && !deleted_before.contains(*pack);
-            let mut doomed: Vec<PackId> = condemned.iter().filter(is_doomed).copied().collect();
+            let deleted_before = history.deleted();
+            // Not only the pack: a condemnation that was rescued vouches for no later one, which somebody who relies on
+            // the pack may not have seen.
+            let standing = history.condemnations().into_iter().filter(|condemnation| known.contains(condemnation));
+            let mut doomed: Vec<PackId> =
+                standing.map(|(pack, _)| pack).filter(|pack| !deleted_before.contains(pack)).collect();
             if !self.report.waits_for.is_empty() || doomed.is_empty() {
                 self.report.pending = sizes(&history, &doomed);
                 let reason = match self.report.waits_for.len() {
@@ -410,6 +417,7 @@ impl Pruner<'_> {
                 return Ok(((history, Vec::new()), Outcome::Ended { reason }));
             }
             doomed.sort_unstable();
+            doomed.dedup();
             self.report.is_partial |= doomed.len() > PACKS_A_RECORD;
             doomed.truncate(PACKS_A_RECORD);
             let needed = self.look_again(&history)?;
@@ -418,46 +426,79 @@ impl Pruner<'_> {
             self.report.rescued = rescued.len() as u64;
             Ok(((history, deleted.clone()), Outcome::Swept { deleted, rescued }))
         })?;
-        self.delete(&history, &deleted)
+        self.delete(&history, &deleted)?;
+        self.tidy_index(&history, &deleted, &replaced)
     }
 
     /// Waits until every number below has an outcome, or the time is over.
     fn await_outcomes(&mut self, below: LogNumber) -> Result<History> {
         let until = Instant::now() + self.options.wait;
+        let mut history = block_on(self.repository.history())?;
         loop {
-            let history = block_on(self.repository.history())?;
             let is_open = |entry: &&LogEntry| entry.done.is_none() && entry.number < below;
             self.report.waits_for = history.entries().iter().filter(is_open).map(open_run).collect();
             if self.report.waits_for.is_empty() || Instant::now() >= until {
                 return Ok(history);
             }
-            std::thread::sleep(POLL);
+            for run in &self.report.waits_for {
+                while !block_on(self.repository.has_outcome(run.number))? && Instant::now() < until {
+                    std::thread::sleep(POLL);
+                }
+            }
+            history = block_on(self.repository.history())?;
         }
     }
 
-    /// Which condemned packs hold the last copy of something that a point needs. Packs that are relied on instead
-    /// are asked for, one by one: a listing may show what is gone.
-    fn look_again(&self, history: &History) -> Result<HashSet<PackId>> {
+    /// Which condemned packs hold the last copy of something that a point needs. What is relied on instead is read: a
+    /// listing may show what is gone, and nobody else may have looked at that copy for years.
+    fn look_again(&mut self, history: &History) -> Result<HashSet<PackId>> {
         let live = self.mark(history)?;
-        let mut lost = HashSet::new();
+        let mut bad = HashSet::new();
         loop {
-            let sources = Sources::open(self.repository, history, &lost)?;
+            let sources = Sources::open(self.repository, history, &bad)?;
             let survey = sources.survey(&live)?;
-            let lost_before = lost.len();
-            for info in sources.packs.iter().filter(|info| survey.relied_on.contains(&info.id)) {
-                if !is_there(self.repository, info)? {
-                    lost.insert(info.id);
+            let mut relied_on: Vec<(Place, ChunkId)> = Vec::new();
+            sources.walk(&live, |group| {
+                let kept = group.kept.filter(|kept| group.is_live && sources.is_good(kept));
+                let is_doomed = group.places.iter().any(|place| !sources.is_good(place));
+                relied_on.extend(kept.filter(|_| is_doomed).map(|kept| (kept, group.id)));
+                Ok(())
+            })?;
+            let bad_before = bad.len();
+            for (place, error) in self.unreadable(&sources, relied_on)? {
+                let info = &sources.packs[place.pack as usize];
+                if bad.insert((info.id, place.frame)) {
+                    self.report.damaged.push((info.object_name(), error.reason()));
                 }
             }
-            if lost.len() == lost_before {
+            if bad.len() == bad_before {
                 return Ok(survey.needed);
             }
         }
     }
 
+    /// Reads copies of chunks, each frame once, and gives those that are not what they should be.
+    fn unreadable(
+        &self,
+        sources: &Sources,
+        mut copies: Vec<(Place, ChunkId)>,
+    ) -> Result<Vec<(Place, RepositoryError)>> {
+        copies.sort_unstable();
+        let mut reader = CopyReader { repository: self.repository, sources, opener: None, frame: None };
+        let mut found = Vec::new();
+        for (place, id) in copies {
+            match reader.check(&place, &id) {
+                Ok(()) => {}
+                Err(error @ RepositoryError::Storage(_)) => return Err(error),
+                Err(error) => found.push((place, error)),
+            }
+        }
+        Ok(found)
+    }
+
     /// Deletes what was decided now, and what an earlier sweep decided and did not come to.
     fn delete(&mut self, history: &History, deleted: &[PackId]) -> Result<()> {
-        let mut gone = history.deleted();
+        let gone = history.deleted();
         let leftover = |name: &str| parse_pack_name(name).is_some_and(|(_, pack)| gone.contains(&pack));
         let listed = block_on(self.repository.backend().list("packs"))?;
         let writers = condemned_by(history);
@@ -472,11 +513,19 @@ impl Pruner<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        gone.extend(deleted);
-        if !gone.is_empty() {
-            block_on(tidy(self.repository, &gone))?;
-        }
         Ok(())
+    }
+
+    /// Replaces index segments that name deleted packs. Segments that were replaced before d registered go, if nobody who
+    /// began earlier may still read them.
+    fn tidy_index(&self, history: &History, deleted: &[PackId], replaced: &[ObjectId]) -> Result<()> {
+        let mut gone = history.deleted();
+        gone.extend(deleted);
+        block_on(replace_segments(self.repository, &gone))?;
+        match self.report.waits_for.is_empty() {
+            true => block_on(delete_segments(self.repository, replaced)),
+            false => Ok(()),
+        }
     }
 }
 
@@ -500,32 +549,57 @@ fn open_run(entry: &LogEntry) -> OpenRun {
     OpenRun { number: entry.number, open: entry.open.clone() }
 }
 
+/// Of another user's process too, which `/proc` may hide.
 fn process_is_running(process_id: u32) -> bool {
-    std::path::Path::new("/proc").join(process_id.to_string()).exists()
+    let Some(process) = i32::try_from(process_id).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    rustix::process::test_kill_process(process) != Err(rustix::io::Errno::SRCH)
 }
 
-/// Reads one copy of a chunk and checks that it is that chunk.
-fn read_copy(repository: &Repository, info: &PackInfo, place: &Place, id: &ChunkId) -> Result<()> {
-    let name = info.object_name();
-    let range = place.frame_offset..place.frame_offset + u64::from(place.frame_bytes);
-    let sealed = match block_on(repository.backend().get_range(&name, range)) {
-        Ok(sealed) => sealed,
-        Err(error) if error.kind == StorageErrorKind::NotFound => {
-            return Err(RepositoryError::MissingObject { object: name });
+/// Reads copies of chunks in the order of their places: of each pack the key once, of each frame the bytes once.
+struct CopyReader<'a> {
+    repository: &'a Repository,
+    sources: &'a Sources,
+    opener: Option<(u32, Result<PackOpener>)>,
+    frame: Option<((u32, u32), Result<bytes::Bytes>)>,
+}
+
+impl CopyReader<'_> {
+    /// Checks that a place holds that chunk.
+    fn check(&mut self, place: &Place, id: &ChunkId) -> Result<()> {
+        let key = (place.pack, place.frame);
+        if self.frame.as_ref().is_none_or(|(held, _)| *held != key) {
+            self.frame = Some((key, self.read(place)));
         }
-        Err(error) if error.kind == StorageErrorKind::Short => {
-            return Err(RepositoryError::corrupt(name, "it is cut short"));
+        let plain = match &self.frame {
+            Some((_, Ok(plain))) => plain,
+            Some((_, Err(error))) => return Err(error.clone()),
+            None => return Ok(()),
+        };
+        let chunk = plain.get(place.chunk_offset as usize..(place.chunk_offset + place.chunk_bytes) as usize);
+        if chunk.is_some_and(|chunk| self.repository.secrets().chunk_id(chunk) == *id) {
+            return Ok(());
         }
-        Err(error) => return Err(error.into()),
-    };
-    let plain = PackOpener::new(repository.secrets(), info)?.open_frame_bytes(place.frame, sealed)?;
-    let chunk = plain.get(place.chunk_offset as usize..(place.chunk_offset + place.chunk_bytes) as usize);
-    match chunk.is_some_and(|chunk| repository.secrets().chunk_id(chunk) == *id) {
-        true => Ok(()),
-        false => Err(RepositoryError::corrupt(
-            format!("{name} frame {}", place.frame),
-            format!("chunk {id} has other bytes"),
-        )),
+        let name = self.sources.packs[place.pack as usize].object_name();
+        Err(RepositoryError::corrupt(format!("{name} frame {}", place.frame), format!("chunk {id} has other bytes")))
+    }
+
+    fn read(&mut self, place: &Place) -> Result<bytes::Bytes> {
+        let info = &self.sources.packs[place.pack as usize];
+        if self.opener.as_ref().is_none_or(|(pack, _)| *pack != place.pack) {
+            self.opener = Some((place.pack, PackOpener::new(self.repository.secrets(), info)));
+        }
+        let name = info.object_name();
+        let range = place.frame_offset..place.frame_offset + u64::from(place.frame_bytes);
+        let sealed = block_on(self.repository.backend().get_range(&name, range)).map_err(|error| match error.kind {
+            StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name },
+            StorageErrorKind::Short => RepositoryError::corrupt(name, "it is cut short"),
+            _ => error.into(),
+        })?;
+        match &self.opener {
+            Some((_, Ok(opener))) => opener.open_frame_bytes(place.frame, sealed),
+            Some((_, Err(error))) => Err(error.clone()),
+            None => Err(RepositoryError::MissingObject { object: info.object_name() }),
+        }
     }
 }
 

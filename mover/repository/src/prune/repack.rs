@@ -19,6 +19,8 @@ use crate::limits::{FRAME_PLAIN_BYTES_TARGET, PACK_BYTES_TARGET};
 use crate::pack::{CompressedFrame, FrameInfo, PackClass, PackInfo, PackOpener, PackSealer, read_contents};
 use crate::repository::Repository;
 
+/// Length at which an index segment is written; bounds the memory taken.
+const SEGMENT_BYTES_TARGET: usize = 16 << 20;
 /// Sealed bytes read at a time.
 const RUN_BYTES: u64 = 4 << 20;
 
@@ -183,15 +185,24 @@ impl<'a> Repacker<'a> {
         self.packs += 1;
         self.bytes += contents.bytes;
         self.index.add(&contents);
+        if self.index.bytes() >= SEGMENT_BYTES_TARGET {
+            self.write_segment()?;
+        }
         Ok(())
+    }
+
+    /// Names the packs written so far, once they are durable.
+    fn write_segment(&mut self) -> Result<()> {
+        block_on(self.repository.backend().barrier())?;
+        let full = std::mem::replace(&mut self.index, SegmentBuilder::new(self.repository));
+        block_on(full.write()).map(drop)
     }
 
     /// Makes all of it durable, by name and in the index. Gives packs and bytes written.
     pub(super) fn finish(mut self) -> Result<(u64, u64)> {
         self.close_pack(PackClass::Data)?;
         self.close_pack(PackClass::Structure)?;
-        block_on(self.repository.backend().barrier())?;
-        block_on(self.index.write())?;
+        self.write_segment()?;
         Ok((self.packs, self.bytes))
     }
 }

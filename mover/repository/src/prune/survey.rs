@@ -83,18 +83,16 @@ pub(super) struct Survey {
     pub(super) tallies: Vec<Tally>,
     /// Condemned packs that hold the last copy of something live.
     pub(super) needed: HashSet<PackId>,
-    /// Good packs that are kept for a chunk of which a condemned pack has a copy.
-    pub(super) relied_on: HashSet<PackId>,
     /// Live chunks that no pack holds.
     pub(super) missing: u64,
 }
 
 impl Sources {
-    /// Opens the index, and reads the tables of packs that it does not name.
+    /// Opens the index, and reads the tables of packs that it does not name. Frames in `bad` were found damaged or gone.
     ///
     /// # Errors
     /// The store does not answer; more packs lack a segment than memory allows.
-    pub(super) fn open(repository: &Repository, history: &History, lost: &HashSet<PackId>) -> Result<Self> {
+    pub(super) fn open(repository: &Repository, history: &History, bad: &HashSet<(PackId, u32)>) -> Result<Self> {
         let mut segments = block_on(open_segments(repository, &mut Vec::new()))?;
         let live: HashSet<usize> = live_segments(&segments, &HashSet::new()).into_iter().collect();
         let mut at = 0;
@@ -116,7 +114,8 @@ impl Sources {
             let table = table.into_iter().map(|info| sources.add_pack(&mut known, info)).collect();
             sources.tables.push(table);
         }
-        sources.look_at_packs(repository, history, known, lost)?;
+        sources.hurt.frames.extend(bad);
+        sources.look_at_packs(repository, history, known)?;
         Ok(sources)
     }
 
@@ -133,7 +132,6 @@ impl Sources {
         repository: &Repository,
         history: &History,
         mut known: HashMap<PackId, u32>,
-        lost: &HashSet<PackId>,
     ) -> Result<()> {
         let (condemned, deleted) = (history.condemned(), history.deleted());
         let mut listed = HashMap::new();
@@ -159,7 +157,6 @@ impl Sources {
         self.states = Vec::with_capacity(self.packs.len());
         for info in &self.packs {
             let is_there = !deleted.contains(&info.id)
-                && !lost.contains(&info.id)
                 && match listed.get(&info.id) {
                     Some(bytes) => *bytes == info.bytes,
                     // A listing may be behind: it alone proves no absence.
@@ -179,14 +176,15 @@ impl Sources {
         (0..self.packs.len()).filter(|at| self.states[*at] == State::Good)
     }
 
+    /// True if the pack of that place is there and not condemned.
+    pub(super) fn is_good(&self, place: &Place) -> bool {
+        self.states[place.pack as usize] == State::Good
+    }
+
     /// Tells what every pack holds of what is live.
     pub(super) fn survey(&self, live: &SortedIds) -> Result<Survey> {
-        let mut survey = Survey {
-            tallies: vec![Tally::default(); self.packs.len()],
-            needed: HashSet::new(),
-            relied_on: HashSet::new(),
-            missing: 0,
-        };
+        let mut survey =
+            Survey { tallies: vec![Tally::default(); self.packs.len()], needed: HashSet::new(), missing: 0 };
         self.walk(live, |group| {
             survey.missing += u64::from(group.is_live && group.kept.is_none());
             let kept_pack = group.kept.filter(|_| group.is_live).map(|place| place.pack as usize);
@@ -208,9 +206,6 @@ impl Sources {
                     tally.hurt += if group.kept.is_none() { bytes } else { 0 };
                 } else {
                     tally.redundant += bytes;
-                    if self.states[place.pack as usize] == State::Condemned {
-                        survey.relied_on.extend(kept_pack.map(|pack| self.packs[pack].id));
-                    }
                 }
             }
             Ok(())
@@ -260,7 +255,7 @@ impl Sources {
 }
 
 /// True if the pack answers and is as long as the index says.
-pub(super) fn is_there(repository: &Repository, info: &PackInfo) -> Result<bool> {
+fn is_there(repository: &Repository, info: &PackInfo) -> Result<bool> {
     match block_on(repository.backend().size(&info.object_name())) {
         Ok(bytes) => Ok(bytes == info.bytes),
         Err(error) if error.kind == crate::backend::StorageErrorKind::NotFound => Ok(false),

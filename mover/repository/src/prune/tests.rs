@@ -15,7 +15,8 @@ use crate::verify::{Data, VerifyOptions, verify};
 
 /// A pruner that is never somebody's process on this machine.
 fn who() -> OpenRecord {
-    OpenRecord { process_id: std::process::id(), host: "pruner".into(), ..Bench::open_record(Role::Admin) }
+    let machine = ObjectId([7; 32]);
+    OpenRecord { process_id: std::process::id(), host: "pruner".into(), machine, ..Bench::open_record(Role::Admin) }
 }
 
 fn options() -> PruneOptions {
@@ -230,7 +231,8 @@ fn packs_of_a_number_without_outcome_are_not_judged_and_those_of_a_fenced_one_ar
     crashed.store(&bench, &files(10..14), 2);
     assert_eq!(pruned(&bench).condemned.packs, 0);
     // A process of the pruner's own host that is not running any more.
-    let dead = OpenRecord { host: "pruner".into(), process_id: u32::MAX, ..Bench::open_record(Role::Writer) };
+    let machine = who().machine;
+    let dead = OpenRecord { host: "pruner".into(), process_id: u32::MAX, machine, ..Bench::open_record(Role::Writer) };
     let registration = block_on(bench.repository.register(dead)).unwrap();
     bench.pack(registration.number().0, PackClass::Data, &[vec![noise(50, 100)]]);
     drop(registration);
@@ -552,4 +554,75 @@ fn whatever_fails_in_a_prune_the_next_one_completes_it() {
         }
     }
     assert!(struck > 200, "{struck} faults");
+}
+
+/// Three prunes that overlap. A pack was condemned, rescued, and condemned again by a third one; who relied on it after
+/// the rescue had not seen that, and the second prune took the first condemnation for the new one.
+#[test]
+fn a_condemnation_that_was_rescued_vouches_for_no_later_one() {
+    let bench = Bench::new();
+    let shared = files(0..4);
+    let gone = backup(&bench, &shared);
+    let history = block_on(bench.repository.history()).unwrap();
+    let index = block_on(Index::load(&bench.repository, &history, 1 << 20)).unwrap();
+    let place = block_on(index.lookup(&bench.repository.secrets().chunk_id(&shared[0].1))).unwrap().unwrap();
+    let info = index.pack(place.pack);
+    let condemn = |registration: Registration| {
+        let packs = vec![CondemnedPack { pack: info.id, writer: info.writer, bytes: info.bytes, bytes_live: 0 }];
+        block_on(registration.commit(Outcome::Condemned { packs, reason: "test".into() })).unwrap();
+    };
+    let admin = || block_on(bench.repository.register(who())).unwrap();
+    condemn(admin());
+    let options = PruneOptions { wait: Duration::from_secs(20), ..options() };
+    let mut second = Pruner { repository: &bench.repository, options: &options, report: PruneReport::default() };
+    let known = second.condemn(&who()).unwrap();
+    assert!(known.iter().any(|(pack, _)| *pack == info.id));
+    block_on(admin().commit(Outcome::Swept { deleted: vec![], rescued: vec![info.id] })).unwrap();
+    forget(&bench, &gone);
+    let third = admin();
+    let sweeps = LogNumber(third.number().0 + 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while block_on(bench.repository.history()).unwrap().entry(sweeps).is_none() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let writer = Writer::begin(&bench);
+            assert_eq!(writer.store(&bench, &shared, 2), 0, "the pack was rescued");
+            condemn(third);
+            writer.commit(&bench, &shared);
+        });
+        second.sweep(&who(), &known).unwrap();
+    });
+    assert_eq!(second.report.deleted.packs, 0, "{:?}", second.report);
+    assert_whole(&bench, &[&shared]);
+}
+
+/// The copy that stays has rotted since: the condemned one must not go for it.
+#[test]
+fn before_a_copy_goes_the_one_that_stays_is_read() {
+    let bench = Bench::new();
+    let shared = files(0..4);
+    let (first, second) = (Writer::begin(&bench), Writer::begin(&bench));
+    for writer in [&first, &second] {
+        writer.store(&bench, &shared, 2);
+    }
+    let blocker = Writer::begin(&bench);
+    first.commit(&bench, &shared);
+    second.commit(&bench, &shared);
+    pruned(&bench);
+    let condemned = block_on(bench.repository.history()).unwrap().condemned();
+    let is_kept = |name: &String| !condemned.contains(&crate::pack::parse_pack_name(name).unwrap().1);
+    let kept = bench.names("packs").into_iter().filter(|name| bench.bytes(name).len() > 15_000).find(is_kept).unwrap();
+    let mut rotten = bench.bytes(&kept).to_vec();
+    rotten[6000] ^= 1;
+    bench.store.overwrite(&kept, rotten);
+    block_on(blocker.registration.commit(Outcome::Ended { reason: "done".into() })).unwrap();
+    let report = pruned(&bench);
+    assert!(report.rescued >= 1 && report.damaged.len() == 1, "{report:?}");
+    let history = block_on(bench.repository.history()).unwrap();
+    let index = block_on(Index::load_or_rebuild(&bench.repository, &history, 1 << 20)).unwrap();
+    let reader = ChunkReader::new(&bench.repository, index, 1 << 20);
+    for (_, bytes) in &shared {
+        assert_eq!(block_on(reader.read(&bench.repository.secrets().chunk_id(bytes))).unwrap(), bytes.as_slice());
+    }
 }

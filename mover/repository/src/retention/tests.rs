@@ -47,9 +47,7 @@ fn model(candidates: &[Candidate], policy: &Policy, zone: &TimeZone) -> Vec<bool
         newer.len() < policy.last as usize || by_period || is_young || is_tagged
     };
     let mut all: Vec<bool> = candidates.iter().map(kept).collect();
-    if all.iter().all(|kept| !kept)
-        && let Some(newest) = (0..candidates.len()).max_by_key(|at| (candidates[*at].time, candidates[*at].number))
-    {
+    if let Some(newest) = (0..candidates.len()).max_by_key(|at| (candidates[*at].time, candidates[*at].number)) {
         all[newest] = true;
     }
     all
@@ -121,11 +119,11 @@ fn a_day_is_that_of_the_time_zone_and_a_repeated_hour_is_two() {
 }
 
 #[test]
-fn the_last_point_of_a_set_stays_whatever_the_rules_say() {
+fn the_newest_point_of_a_set_stays_whatever_the_rules_say() {
     let candidates = [candidate(2, 100, &[]), candidate(1, 1, &[])];
     let policy = Policy { tags: vec!["none has it".into()], ..Policy::default() };
     let reasons = apply(&candidates, &policy, &TimeZone::UTC);
-    assert_eq!(reasons, [vec![Reason::OnlyOne], vec![]]);
+    assert_eq!(reasons, [vec![Reason::Newest], vec![]]);
     assert!(Policy::default().is_empty() && !policy.is_empty());
 }
 
@@ -215,4 +213,37 @@ fn one_clock_that_was_wrong_moves_no_other_point() {
     timeline.admin(4);
     let kept = timeline.kept(&periods(&[(Period::Day, 3)]), 5);
     assert_eq!(kept, [after, ahead, before]);
+}
+
+/// With one admin key: a point of Monday was brought back on Tuesday and counted as Tuesday's.
+#[test]
+fn a_point_that_was_brought_back_is_as_old_as_it_was() {
+    let timeline = Timeline::new();
+    let monday = timeline.point(1, None);
+    let tuesday = timeline.point(2, None);
+    let forget = block_on(timeline.bench.repository.register(Timeline::open(Role::Admin, 2))).unwrap();
+    block_on(forget.commit(Outcome::Forget { points: vec![monday], reason: "by name".into() })).unwrap();
+    let history = block_on(timeline.bench.repository.history()).unwrap();
+    let point = forgotten(&history).remove(0);
+    let again = block_on(timeline.bench.repository.register(Timeline::open(Role::Writer, 3))).unwrap();
+    block_on(again.commit(Outcome::RecoveryPoint(point))).unwrap();
+    assert_eq!(timeline.kept(&Policy { last: 1, ..Policy::default() }, 4), [tuesday]);
+    let history = block_on(timeline.bench.repository.history()).unwrap();
+    assert_eq!(history.latest_point("set").map(|(_, point)| point.id), Some(tuesday));
+}
+
+/// A backup of a whole night, with a prune at 23:00, was counted as one of the evening.
+#[test]
+fn a_long_backup_ends_after_an_admin_who_began_later() {
+    let timeline = Timeline::new();
+    let long = block_on(timeline.bench.repository.register(Timeline::open(Role::Writer, 1))).unwrap();
+    timeline.admin(2);
+    let finished = UnixNanos(3 * DAY);
+    let point = RecoveryPoint { finished, parent: None, depends_on: None, ..crate::testing::point("set") };
+    block_on(long.commit(Outcome::RecoveryPoint(point))).unwrap();
+    let history = block_on(timeline.bench.repository.history()).unwrap();
+    let policy = Policy { last: 1, ..Policy::default() };
+    let verdicts =
+        judge(&history, timeline.bench.repository.secrets(), &policy, &TimeZone::UTC, UnixNanos(9 * DAY), |_| true);
+    assert_eq!(verdicts[0].time, finished);
 }
