@@ -135,7 +135,14 @@ fn add(session: &Session, opened: &Repository, new: &NewKeyArgs, rights: KeyRigh
         let credential = secret::read(&source, true, output)?;
         store(&credential, calibrated_stretching(STRETCHING_TIME))?
     };
-    output.say(&format!("key {} opens the repository now; it may {}", short(&slot), rights_name(rights)))?;
+    output.say(&format!(
+        "key {} opens the repository now; it may do {}",
+        short(&slot),
+        match rights {
+            KeyRights::Full => "everything",
+            KeyRights::PutOnly => "backups, and nothing else",
+        }
+    ))?;
     Ok(slot)
 }
 
