@@ -163,8 +163,8 @@ impl ChunkReader {
     }
 }
 
-/// A pack that is gone is a missing object; all else is the store's error.
-fn unreadable(error: StorageError, name: &str) -> RepositoryError {
+/// A pack that is gone is a missing object, a short one damaged; all else is the store's error.
+pub(crate) fn unreadable(error: StorageError, name: &str) -> RepositoryError {
     match error.kind {
         StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name.to_string() },
         StorageErrorKind::Short => RepositoryError::corrupt(name, "it is cut short"),

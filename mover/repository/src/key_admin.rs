@@ -8,16 +8,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::backend::StorageErrorKind;
+use crate::backend::{StorageErrorKind, delete_if_there};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, UnixNanos};
 use crate::keys::{self, Credential, KEYS_PREFIX, KeySlot, Stretching, parse_slot_name, slot_name};
 use crate::limits::{HOST_BYTES_MAX, KEY_OBJECT_BYTES_MAX};
 use crate::log::{History, LogEntry, OpenRecord, Outcome, Registration, Role};
 use crate::repository::{KeyRights, Repository};
-
-/// How often the outcomes of other admins are looked for.
-const POLL: Duration = Duration::from_millis(200);
 
 /// One slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +104,7 @@ pub async fn remove_key(repository: &Repository, who: &OpenRecord, slot: ObjectI
         Ok(made_up_for) => {
             registration.commit(Outcome::KeyRemoved { slot }).await?;
             for removed in made_up_for.into_iter().chain([slot]) {
-                delete(repository, &removed).await?;
+                delete_if_there(repository.backend().as_ref(), &slot_name(&removed)).await?;
             }
             Ok(())
         }
@@ -124,13 +121,6 @@ async fn register(repository: &Repository, who: &OpenRecord) -> Result<Registrat
         return Err(RepositoryError::NotSupported { what: "changing keys without an admin key".into() });
     }
     repository.register(OpenRecord { role: Role::Admin, ..who.clone() }).await
-}
-
-async fn delete(repository: &Repository, slot: &ObjectId) -> Result<()> {
-    match repository.backend().delete(&slot_name(slot)).await {
-        Err(error) if error.kind != StorageErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 /// Checks that a slot with all rights is left. Gives slots that were removed by record and are still there.
@@ -158,20 +148,16 @@ async fn may_remove(
 
 /// The history once every admin's number below has an outcome.
 async fn outcomes_of_admins(repository: &Repository, below: LogNumber, wait: Duration) -> Result<History> {
-    let until = Instant::now() + wait;
-    loop {
-        let history = repository.history().await?;
-        let is_admin = |entry: &&LogEntry| entry.open.as_ref().is_none_or(|open| open.role == Role::Admin);
-        let open =
-            history.entries().iter().find(|entry| entry.done.is_none() && entry.number < below && is_admin(entry));
-        let Some(open) = open.map(|entry| entry.number.0) else { return Ok(history) };
-        if Instant::now() >= until {
-            let what =
-                format!("removing a key while admin run {open} has no outcome; `mover prune` ends one that is dead");
-            return Err(RepositoryError::NotSupported { what });
-        }
-        while !repository.has_outcome(LogNumber(open)).await? && Instant::now() < until {
-            std::thread::sleep(POLL);
+    let is_admin = |entry: &LogEntry| entry.open.as_ref().is_none_or(|open| open.role == Role::Admin);
+    let (history, open) = repository.await_outcomes(below, wait, is_admin).await?;
+    match open.first() {
+        None => Ok(history),
+        Some(open) => {
+            let what = format!(
+                "removing a key while admin run {} has no outcome; `mover prune` ends one that is dead",
+                open.0
+            );
+            Err(RepositoryError::NotSupported { what })
         }
     }
 }

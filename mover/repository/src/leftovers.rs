@@ -9,7 +9,6 @@ use hashbrown::HashMap;
 use crate::backend::{Backend, Temporary};
 use crate::error::Result;
 use crate::ids::LogNumber;
-use crate::log::done_name;
 use crate::repository::Repository;
 
 /// How much was left.
@@ -50,7 +49,7 @@ impl Repository {
                 Some(writer) => match decided.get(&writer) {
                     Some(known) => *known,
                     None => {
-                        let has_outcome = self.backend().size(&done_name(writer)).await.is_ok();
+                        let has_outcome = self.has_outcome(writer).await.unwrap_or(false);
                         decided.insert(writer, has_outcome);
                         has_outcome
                     }

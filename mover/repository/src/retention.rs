@@ -153,7 +153,7 @@ pub fn judge(
     now: UnixNanos,
     selected: impl Fn(&RecoveryPoint) -> bool,
 ) -> Vec<Verdict> {
-    let span = Span::of(history, secrets, now);
+    let (span, first) = (Span::of(history, secrets, now), history.first_numbers());
     let mut groups: BTreeMap<_, Vec<(Candidate, &RecoveryPoint)>> = BTreeMap::new();
     let mut kept: Vec<&RecoveryPoint> = Vec::new();
     for (number, point) in history.points() {
@@ -163,8 +163,7 @@ pub fn judge(
         }
         let signer = history.entry(number).map_or([0; 32], |entry| entry.signer.0);
         // One that was brought back is as old as it was.
-        let first = history.first_number(&point.id).unwrap_or(number);
-        let time = span.clamp(first, point.finished);
+        let time = span.clamp(first[&point.id], point.finished);
         let candidate = Candidate { id: point.id, number, time, tags: point.tags.clone() };
         groups.entry((point.set.as_str(), signer)).or_default().push((candidate, point));
     }

@@ -248,7 +248,7 @@ fn print(
     if let Some(point) = &report.point {
         output.say(&format!(
             "recovery point {} of set {set} ({})",
-            &point.id.to_string()[..16],
+            repository::short(&point.id),
             grade_name(point.grade)
         ))?;
     }

@@ -46,7 +46,7 @@ pub fn find<'p>(chunks: &Arc<ChunkReader>, point: &'p RecoveryPoint, path: &Path
         format!(
             "there is no {} in recovery point {}",
             escape(path.as_os_str().as_bytes()),
-            &point.id.to_string()[..16]
+            super::repository::short(&point.id)
         ),
         "`mover ls` without a path shows the roots",
     ))

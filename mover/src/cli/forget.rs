@@ -16,7 +16,7 @@ use super::Session;
 use super::args::ForgetArgs;
 use super::error::{CliError, Result};
 use super::exit::Exit;
-use super::repository;
+use super::repository::{self, short};
 use super::table::Table;
 use super::text::{escape, local_time, rfc3339};
 
@@ -34,12 +34,7 @@ pub fn run(session: &Session, args: &ForgetArgs) -> Result<Exit> {
     }
     let zone = zone(args)?;
     let opened = repository::open(session)?;
-    if !opened.secrets().is_admin() {
-        return Err(CliError::usage(
-            "this key may only add to the repository",
-            "use the password or key file of an administrator",
-        ));
-    }
+    repository::require_admin(&opened)?;
     if let Some(spec) = &args.undo {
         return undo(session, &opened, spec);
     }
@@ -205,8 +200,4 @@ fn summarise(session: &Session, args: &ForgetArgs, verdicts: &[Verdict], forgott
     let fields = json!({ "forgotten": forgotten, "kept": kept, "dry_run": args.dry_run, "exit_code": 0 });
     output.object("summary", fields)?;
     Ok(Exit::Done)
-}
-
-fn short(id: &ObjectId) -> String {
-    id.to_string()[..16].to_owned()
 }

@@ -66,7 +66,7 @@ fn options(session: &Session) -> InitOptions {
 fn report(session: &Session, made: &Repository, place: &str, args: &InitArgs) -> Result<Exit> {
     let output = &session.output;
     let id = made.id().to_string();
-    output.say(&format!("repository {} is ready in {place}", &id[..16]))?;
+    output.say(&format!("repository {} is ready in {place}", repository::short(&made.id())))?;
     match &args.new_key_file {
         Some(path) => {
             output.say(&format!("keep {} safe and elsewhere: without it the data cannot be read", path.display()))?;

@@ -16,9 +16,10 @@ use super::args::{KeyAddArgs, KeyArgs, KeyCommand, NewKeyArgs};
 use super::error::{CliError, Result};
 use super::exit::Exit;
 use super::init::NewKeyFile;
+use super::repository::{self, short};
 use super::table::Table;
 use super::text::{escape, local_time, rfc3339};
-use super::{Session, repository, secret};
+use super::{Session, secret};
 use crate::config::CredentialSource;
 
 /// How long a removal waits for other admins.
@@ -32,14 +33,14 @@ pub fn run(session: &Session, args: &KeyArgs) -> Result<Exit> {
     match &args.what {
         KeyCommand::List => list(session, &opened),
         KeyCommand::Add(args) => {
-            refuse_without_admin(&opened)?;
+            repository::require_admin(&opened)?;
             let slot = add(session, &opened, &args.new, rights(args))?;
             session.output.object("summary", json!({ "added": slot.to_string(), "exit_code": 0 }))?;
             Ok(Exit::Done)
         }
         KeyCommand::Change(args) => change(session, &opened, args),
         KeyCommand::Remove(args) => {
-            refuse_without_admin(&opened)?;
+            repository::require_admin(&opened)?;
             let slot = find(&opened, &args.key)?;
             remove(session, &opened, slot)?;
             session.output.object("summary", json!({ "removed": slot.to_string(), "exit_code": 0 }))?;
@@ -50,16 +51,6 @@ pub fn run(session: &Session, args: &KeyArgs) -> Result<Exit> {
 
 fn rights(args: &KeyAddArgs) -> KeyRights {
     if args.put_only { KeyRights::PutOnly } else { KeyRights::Full }
-}
-
-fn refuse_without_admin(opened: &Repository) -> Result<()> {
-    match opened.secrets().is_admin() {
-        true => Ok(()),
-        false => Err(CliError::usage(
-            "this key may only add to the repository",
-            "use the password or key file of an administrator",
-        )),
-    }
 }
 
 fn list(session: &Session, opened: &Repository) -> Result<Exit> {
@@ -160,7 +151,7 @@ fn recovery_key() -> Result<Zeroizing<String>> {
 }
 
 fn change(session: &Session, opened: &Repository, new: &NewKeyArgs) -> Result<Exit> {
-    refuse_without_admin(opened)?;
+    repository::require_admin(opened)?;
     let Some(old) = opened.slot() else {
         return Err(CliError::failed("the key in use has no slot", "add a key and remove the old one"));
     };
@@ -190,8 +181,4 @@ fn find(opened: &Repository, spec: &str) -> Result<ObjectId> {
         [] => Err(CliError::usage(format!("no key begins with '{spec}'"), "`mover key list` shows them")),
         _ => Err(CliError::usage(format!("several keys begin with '{spec}'"), "give more of the id")),
     }
-}
-
-fn short(slot: &ObjectId) -> String {
-    slot.to_string()[..16].to_owned()
 }

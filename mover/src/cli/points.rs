@@ -31,7 +31,7 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
         count += 1;
         output.object("point", point_json(point))?;
         table.row(vec![
-            point.id.to_string()[..16].to_owned(),
+            repository::short(&point.id),
             local_time(point.finished),
             escape(point.set.as_bytes()),
             escape(point.host.as_bytes()),

@@ -73,6 +73,22 @@ pub fn open(session: &Session) -> Result<Repository> {
     Ok(block_on(Repository::open_with(backend, &credential, options))?)
 }
 
+/// Refuses a key that may only add, before anything is done.
+pub fn require_admin(repository: &Repository) -> Result<()> {
+    match repository.secrets().is_admin() {
+        true => Ok(()),
+        false => Err(CliError::usage(
+            "this key may only add to the repository",
+            "use the password or key file of an administrator",
+        )),
+    }
+}
+
+/// The beginning of an id, as listings show it.
+pub fn short(id: &ObjectId) -> String {
+    id.to_string()[..16].to_owned()
+}
+
 /// The name of this host.
 pub fn host() -> String {
     let uname = rustix::system::uname();

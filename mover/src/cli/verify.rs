@@ -95,7 +95,7 @@ pub fn print(session: &Session, report: &VerifyReport, started: Instant) -> Resu
         object.insert("reason".to_owned(), file.reason.clone().into());
         output.object("hurt_file", Value::Object(object))?;
         if !output.json {
-            let point = &file.point.to_string()[..16];
+            let point = repository::short(&file.point);
             output.line(&format!("LOST in {point}: {}: {}", escape(&path), file.reason))?;
         }
     }

@@ -239,6 +239,18 @@ pub trait ObjectWriter: Send {
     fn finish(self: Box<Self>) -> IoFuture<()>;
 }
 
+/// Deletes an object; true if it was there.
+///
+/// # Errors
+/// Storage errors, but for one that is gone already.
+pub(crate) async fn delete_if_there(backend: &dyn Backend, name: &str) -> Result<bool, StorageError> {
+    match backend.delete(name).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind == StorageErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// A future that is ready at once.
 pub(crate) fn ready<T: Send + 'static>(result: Result<T, StorageError>) -> IoFuture<T> {
     Box::pin(std::future::ready(result))

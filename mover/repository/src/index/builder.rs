@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::backend::{Created, StorageErrorKind};
+use crate::backend::{Created, delete_if_there};
 use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ObjectId, PackId};
@@ -136,10 +136,7 @@ pub(crate) async fn replaced_segments(repository: &Repository) -> Result<Vec<Obj
 /// Deletes segments. Gone already is fine.
 pub(crate) async fn delete_segments(repository: &Repository, segments: &[ObjectId]) -> Result<()> {
     for segment in segments {
-        match repository.backend().delete(&segment_name(segment)).await {
-            Err(error) if error.kind != StorageErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        delete_if_there(repository.backend().as_ref(), &segment_name(segment)).await?;
     }
     Ok(())
 }

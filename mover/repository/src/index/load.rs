@@ -44,8 +44,8 @@ impl Index {
         budget_bytes: usize,
     ) -> Result<Arc<Index>> {
         let mut absent = absent(history);
-        let (mut avoided, deleted) = (history.condemned(), history.deleted());
-        avoided.retain(|pack| !deleted.contains(pack) && !history.hurt_locations().packs.contains(pack));
+        let (mut avoided, deleted, hurt) = (history.condemned(), history.deleted(), history.hurt_locations().packs);
+        avoided.retain(|pack| !deleted.contains(pack) && !hurt.contains(pack));
         absent.packs.retain(|pack| !avoided.contains(pack));
         let mut index = Self::load_without(repository, absent, budget_bytes).await?;
         index.avoided.extend(avoided);

@@ -159,12 +159,10 @@ impl History {
 
     /// As [`History::recovery_points`], borrowed. A point that was brought back stands where it was committed first.
     pub fn points(&self) -> impl DoubleEndedIterator<Item = (LogNumber, &RecoveryPoint)> {
-        let forgotten = self.forgotten();
-        let mut first: HashMap<ObjectId, usize> = HashMap::new();
+        let (forgotten, first) = (self.forgotten(), self.first_numbers());
         let mut points: Vec<(LogNumber, &RecoveryPoint)> = Vec::new();
-        for (at, entry) in self.entries.iter().enumerate() {
+        for entry in &self.entries {
             let Some(Outcome::RecoveryPoint(point)) = entry.outcome() else { continue };
-            first.entry(point.id).or_insert(at);
             let is_forgotten =
                 forgotten.get(&point.id).is_some_and(|seen| seen.iter().any(|seen| seen.covers(entry.number)));
             if !is_forgotten {
@@ -175,11 +173,15 @@ impl History {
         points.into_iter()
     }
 
-    /// The number under which a point was committed first.
-    pub fn first_number(&self, id: &ObjectId) -> Option<LogNumber> {
-        let is_it =
-            |entry: &&LogEntry| matches!(entry.outcome(), Some(Outcome::RecoveryPoint(point)) if point.id == *id);
-        self.entries.iter().find(is_it).map(|entry| entry.number)
+    /// The number under which each point was committed first.
+    pub fn first_numbers(&self) -> HashMap<ObjectId, LogNumber> {
+        let mut first = HashMap::new();
+        for entry in &self.entries {
+            if let Some(Outcome::RecoveryPoint(point)) = entry.outcome() {
+                first.entry(point.id).or_insert(entry.number);
+            }
+        }
+        first
     }
 
     /// What the forget records had seen that name each point: a record forgets what it has seen, and who

@@ -14,7 +14,10 @@ use crate::ids::{LogNumber, UnixNanos};
 use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::repository::Repository;
 use bytes::Bytes;
+use std::time::{Duration, Instant};
 
+/// How often the outcome of another run is looked for.
+const OUTCOME_POLL: Duration = Duration::from_millis(200);
 /// Attempts to create one record, the same bytes each time.
 const CREATE_ATTEMPTS: usize = 3;
 
@@ -231,6 +234,34 @@ impl Repository {
             Ok(_) => Ok(true),
             Err(error) if error.kind == StorageErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads the history until every number below whose entry `is_awaited` has an outcome, or `wait` is over; gives the
+    /// numbers that have none. Blocks while it waits.
+    ///
+    /// # Errors
+    /// As [`Repository::history`].
+    pub(crate) async fn await_outcomes(
+        &self,
+        below: LogNumber,
+        wait: Duration,
+        is_awaited: impl Fn(&LogEntry) -> bool,
+    ) -> Result<(History, Vec<LogNumber>)> {
+        let until = Instant::now() + wait;
+        loop {
+            let history = self.history().await?;
+            let is_open = |entry: &&LogEntry| entry.done.is_none() && entry.number < below && is_awaited(entry);
+            let open: Vec<LogNumber> = history.entries().iter().filter(is_open).map(|entry| entry.number).collect();
+            if open.is_empty() || Instant::now() >= until {
+                return Ok((history, open));
+            }
+            // Of each run one object is asked for; the whole log is read again only when they are decided.
+            for number in open {
+                while !self.has_outcome(number).await? && Instant::now() < until {
+                    std::thread::sleep(OUTCOME_POLL);
+                }
+            }
         }
     }
 

@@ -33,7 +33,7 @@ mod tests;
 use std::collections::HashSet as StdHashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hashbrown::HashSet;
 
@@ -42,9 +42,9 @@ use repack::Repacker;
 use sorted_ids::{IdSorter, SortedIds};
 use survey::{Place, Sources, Survey, scratch};
 
-use crate::backend::StorageErrorKind;
+use crate::backend::delete_if_there;
 use crate::blocking::block_on;
-use crate::chunk_reader::ChunkReader;
+use crate::chunk_reader::{ChunkReader, unreadable};
 use crate::error::{RepositoryError, Result};
 use crate::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
@@ -55,8 +55,6 @@ use crate::repository::Repository;
 
 /// Packs in one record, so that it stays within its limit.
 const PACKS_A_RECORD: usize = 10_000;
-/// How often outcomes are looked for while they are waited for.
-const POLL: Duration = Duration::from_millis(200);
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -198,7 +196,7 @@ impl Plan {
 }
 
 /// Registers, does `work`, and makes its outcome that of the registration; a failure too is one.
-fn as_admin<T>(
+fn registered<T>(
     repository: &Repository,
     who: &OpenRecord,
     work: impl FnOnce(&Registration) -> Result<(T, Outcome)>,
@@ -222,7 +220,7 @@ fn as_admin<T>(
 impl Pruner<'_> {
     /// Registers as c and condemns. Gives all condemnations that were made before anybody registers after c.
     fn condemn(&mut self, who: &OpenRecord) -> Result<Condemnations> {
-        as_admin(self.repository, who, |registration| {
+        registered(self.repository, who, |registration| {
             self.fence_the_silent(registration, who)?;
             // With the fences: a run that was ended is judged like any other.
             let history = block_on(self.repository.history())?;
@@ -356,15 +354,8 @@ impl Pruner<'_> {
             Ok(())
         })?;
         let copies = relied_on.iter().map(|(kept, id, _)| (*kept, *id)).collect();
-        let unreadable = self.unreadable(&plan.sources, copies)?;
-        let bad: HashSet<(u32, u32)> = unreadable.iter().map(|(place, _)| (place.pack, place.frame)).collect();
-        let mut told = HashSet::new();
-        for (place, error) in unreadable {
-            if told.insert((place.pack, place.frame)) {
-                self.report.damaged.push((plan.sources.packs[place.pack as usize].object_name(), error.reason()));
-            }
-        }
-        let gives_way = |(kept, _, _): &&(Place, ChunkId, u32)| bad.contains(&(kept.pack, kept.frame));
+        let bad = self.damaged_frames(&plan.sources, copies)?;
+        let gives_way = |(kept, _, _): &&(Place, ChunkId, u32)| bad.contains(&plan.sources.frame(kept));
         let stays: HashSet<usize> = relied_on.iter().filter(gives_way).map(|(.., pack)| *pack as usize).collect();
         plan.half_dead.retain(|at| !stays.contains(at));
         Ok(())
@@ -399,7 +390,7 @@ impl Pruner<'_> {
     /// Registers as d, decides about what is in `known` by the outcomes below d, and deletes what it decided.
     fn sweep(&mut self, who: &OpenRecord, known: &Condemnations) -> Result<()> {
         let replaced = block_on(replaced_segments(self.repository))?;
-        let (history, deleted) = as_admin(self.repository, who, |registration| {
+        let (history, deleted) = registered(self.repository, who, |registration| {
             let below = registration.number();
             let history = self.await_outcomes(below)?.before(below);
             let deleted_before = history.deleted();
@@ -430,23 +421,11 @@ impl Pruner<'_> {
         self.tidy_index(&history, &deleted, &replaced)
     }
 
-    /// Waits until every number below has an outcome, or the time is over.
+    /// The history once every number below has an outcome, or the time is over.
     fn await_outcomes(&mut self, below: LogNumber) -> Result<History> {
-        let until = Instant::now() + self.options.wait;
-        let mut history = block_on(self.repository.history())?;
-        loop {
-            let is_open = |entry: &&LogEntry| entry.done.is_none() && entry.number < below;
-            self.report.waits_for = history.entries().iter().filter(is_open).map(open_run).collect();
-            if self.report.waits_for.is_empty() || Instant::now() >= until {
-                return Ok(history);
-            }
-            for run in &self.report.waits_for {
-                while !block_on(self.repository.has_outcome(run.number))? && Instant::now() < until {
-                    std::thread::sleep(POLL);
-                }
-            }
-            history = block_on(self.repository.history())?;
-        }
+        let (history, open) = block_on(self.repository.await_outcomes(below, self.options.wait, |_| true))?;
+        self.report.waits_for = open.iter().filter_map(|number| history.entry(*number)).map(open_run).collect();
+        Ok(history)
     }
 
     /// Which condemned packs hold the last copy of something that a point needs. What is relied on instead is read: a
@@ -464,33 +443,34 @@ impl Pruner<'_> {
                 relied_on.extend(kept.filter(|_| is_doomed).map(|kept| (kept, group.id)));
                 Ok(())
             })?;
-            let bad_before = bad.len();
-            for (place, error) in self.unreadable(&sources, relied_on)? {
-                let info = &sources.packs[place.pack as usize];
-                if bad.insert((info.id, place.frame)) {
-                    self.report.damaged.push((info.object_name(), error.reason()));
-                }
-            }
-            if bad.len() == bad_before {
+            let found = self.damaged_frames(&sources, relied_on)?;
+            if found.is_empty() {
                 return Ok(survey.needed);
             }
+            // Hurt from now on, so none of them is relied on, or read, again.
+            bad.extend(found);
         }
     }
 
-    /// Reads copies of chunks, each frame once, and gives those that are not what they should be.
-    fn unreadable(
-        &self,
+    /// Reads copies of chunks, each frame once, and tells and gives the frames that are not what they should be.
+    fn damaged_frames(
+        &mut self,
         sources: &Sources,
         mut copies: Vec<(Place, ChunkId)>,
-    ) -> Result<Vec<(Place, RepositoryError)>> {
+    ) -> Result<HashSet<(PackId, u32)>> {
         copies.sort_unstable();
         let mut reader = CopyReader { repository: self.repository, sources, opener: None, frame: None };
-        let mut found = Vec::new();
+        let mut found = HashSet::new();
         for (place, id) in copies {
             match reader.check(&place, &id) {
                 Ok(()) => {}
                 Err(error @ RepositoryError::Storage(_)) => return Err(error),
-                Err(error) => found.push((place, error)),
+                Err(error) => {
+                    if found.insert(sources.frame(&place)) {
+                        let name = sources.packs[place.pack as usize].object_name();
+                        self.report.damaged.push((name, error.reason()));
+                    }
+                }
             }
         }
         Ok(found)
@@ -507,10 +487,8 @@ impl Pruner<'_> {
             listed.into_iter().filter(|object| leftover(&object.name)).map(|object| (object.name, object.bytes));
         let names: Vec<(String, u64)> = deleted.iter().filter_map(name_of).chain(leftovers).collect();
         for (name, bytes) in names {
-            match block_on(self.repository.backend().delete(&name)) {
-                Ok(()) => self.report.deleted.add(bytes),
-                Err(error) if error.kind == StorageErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
+            if block_on(delete_if_there(self.repository.backend().as_ref(), &name))? {
+                self.report.deleted.add(bytes);
             }
         }
         Ok(())
@@ -521,7 +499,9 @@ impl Pruner<'_> {
     fn tidy_index(&self, history: &History, deleted: &[PackId], replaced: &[ObjectId]) -> Result<()> {
         let mut gone = history.deleted();
         gone.extend(deleted);
-        block_on(replace_segments(self.repository, &gone))?;
+        if !gone.is_empty() {
+            block_on(replace_segments(self.repository, &gone))?;
+        }
         match self.report.waits_for.is_empty() {
             true => block_on(delete_segments(self.repository, replaced)),
             false => Ok(()),
@@ -590,15 +570,12 @@ impl CopyReader<'_> {
         }
         let name = info.object_name();
         let range = place.frame_offset..place.frame_offset + u64::from(place.frame_bytes);
-        let sealed = block_on(self.repository.backend().get_range(&name, range)).map_err(|error| match error.kind {
-            StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name },
-            StorageErrorKind::Short => RepositoryError::corrupt(name, "it is cut short"),
-            _ => error.into(),
-        })?;
+        let read = block_on(self.repository.backend().get_range(&name, range));
+        let sealed = read.map_err(|error| unreadable(error, &name))?;
         match &self.opener {
             Some((_, Ok(opener))) => opener.open_frame_bytes(place.frame, sealed),
             Some((_, Err(error))) => Err(error.clone()),
-            None => Err(RepositoryError::MissingObject { object: info.object_name() }),
+            None => Err(RepositoryError::MissingObject { object: name }),
         }
     }
 }
@@ -607,14 +584,9 @@ impl CopyReader<'_> {
 ///
 /// # Errors
 /// [`RepositoryError::MissingObject`] if a chunk of it is gone or condemned; as [`Repository::register`].
-pub fn bring_back(
-    repository: &Repository,
-    who: &OpenRecord,
-    id: crate::ids::ObjectId,
-    memory_bytes: usize,
-) -> Result<()> {
+pub fn bring_back(repository: &Repository, who: &OpenRecord, id: ObjectId, memory_bytes: usize) -> Result<()> {
     let who = OpenRecord { role: Role::Writer, ..who.clone() };
-    as_admin(repository, &who, |registration| {
+    registered(repository, &who, |registration| {
         // As a writer does: registered first, read second, and what is condemned counts as absent.
         let history = registration.history();
         let forgotten = crate::retention::forgotten(history).into_iter().find(|point| point.id == id);

@@ -176,6 +176,11 @@ impl Sources {
         (0..self.packs.len()).filter(|at| self.states[*at] == State::Good)
     }
 
+    /// The frame that a place is in.
+    pub(super) fn frame(&self, place: &Place) -> (PackId, u32) {
+        (self.packs[place.pack as usize].id, place.frame)
+    }
+
     /// True if the pack of that place is there and not condemned.
     pub(super) fn is_good(&self, place: &Place) -> bool {
         self.states[place.pack as usize] == State::Good
