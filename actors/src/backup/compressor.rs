@@ -37,6 +37,8 @@ const VERIFIED_FRAMES_EVERY: u32 = 64;
 /// Size of the first packs of a run; later ones are this part of what was stored, up to the usual size.
 const PACK_BYTES_FIRST: u64 = 8 << 20;
 const PACK_SHARE_OF_STORED: u64 = 16;
+/// A pack of tiny chunks ends early: its table of contents stays small enough to be held by whoever reads it.
+const TOC_BYTES_TARGET: usize = 1 << 20;
 
 /// How many frames are decoded and hashed again before they are uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -225,7 +227,10 @@ impl<R: Runtime> Compressor<R> {
     /// Makes sure that a pack of the class is open and takes a frame of that size.
     async fn make_room(&mut self, class: PackClass, frame_bytes: usize) -> Result<(), Failure> {
         let has_room = match &self.open[class as usize].sealer {
-            Some(sealer) => sealer.has_room(frame_bytes) && sealer.bytes() < self.pack_bytes(),
+            Some(sealer) => {
+                let is_full = sealer.bytes() >= self.pack_bytes() || sealer.toc_bytes() >= TOC_BYTES_TARGET;
+                !is_full && sealer.has_room(frame_bytes)
+            }
             None => false,
         };
         if has_room {

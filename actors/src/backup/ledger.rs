@@ -3,8 +3,11 @@
 //! The order of durability lives here. A pack is *written* once its bytes are synced; it is
 //! *durable* once a barrier has synced its name too; only then do its chunks enter the index, and
 //! only then does the segment that names them become an object. Segments are written every
-//! [`SEGMENT_STORED_BYTES`] or [`SEGMENT_INTERVAL`], so that a job that is killed loses little, and
+//! [`SEGMENT_STORED_BYTES`] or [`SEGMENT_INTERVAL`], or as many chunks as memory has room for, and
 //! always before a fileset is sealed.
+//!
+//! A job that is killed must store at most a tenth again, however slow the syncs of its disk are. So the packs that
+//! wait for them share a budget, [`Ledger::unsynced`], which grows with what is durable.
 //!
 //! Shared by the uploaders of all shards; the lock is never held across a wait, and one flush runs
 //! at a time.
@@ -20,11 +23,17 @@ use parking_lot::Mutex;
 
 use crate::backup::claims::Claims;
 use crate::error::Failure;
-use crate::runtime::Budget;
 use crate::runtime::mutant::{Mutant, mutant};
+use crate::runtime::{Budget, Permit};
 
 /// Stored bytes after which a segment is written.
 const SEGMENT_STORED_BYTES: u64 = 512 << 20;
+/// Memory that a chunk takes on its way into the index: in the table of its pack, in its claim, in the segment's
+/// builder and in the sealed segment.
+const CHUNK_MEMORY_BYTES: usize = 224;
+/// Packs that are closed and not yet synced, in bytes: so much at first, and this part of what is durable later.
+const UNSYNCED_BYTES_FIRST: usize = 16 << 20;
+const UNSYNCED_SHARE_OF_DURABLE: u64 = 24;
 /// Time after which a segment is written, if there is anything to name.
 const SEGMENT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -35,6 +44,9 @@ pub struct Ledger {
     claims: Arc<Claims>,
     clock: Box<dyn Fn() -> Duration + Send + Sync>,
     state: Mutex<State>,
+    /// Chunks that may wait for a segment.
+    chunks_max: usize,
+    unsynced: Budget,
     /// One flush at a time.
     flushing: Budget,
     packs: AtomicU64,
@@ -45,40 +57,52 @@ pub struct Ledger {
 struct State {
     written: Vec<PackContents>,
     stored_bytes: u64,
+    chunks: usize,
     last_flush: Duration,
 }
 
 impl Ledger {
-    /// An empty ledger; `clock` is the runtime's monotonic time.
+    /// An empty ledger; `clock` is the runtime's monotonic time. What it has to name takes about `memory_bytes`.
     pub fn new(
         repository: Repository,
         index: Arc<Index>,
         claims: Arc<Claims>,
+        memory_bytes: usize,
         clock: Box<dyn Fn() -> Duration + Send + Sync>,
     ) -> Self {
         let state = Mutex::new(State { last_flush: clock(), ..State::default() });
-        let flushing = Budget::new(1);
         Self {
             repository,
             index,
             claims,
             clock,
             state,
-            flushing,
+            chunks_max: memory_bytes / CHUNK_MEMORY_BYTES,
+            unsynced: Budget::new(UNSYNCED_BYTES_FIRST),
+            flushing: Budget::new(1),
             packs: AtomicU64::new(0),
             segments: AtomicU64::new(0),
         }
     }
 
+    /// Room for a pack of `bytes` bytes among those that wait to be synced. Whoever waits here holds back its shard.
+    pub async fn unsynced(&self, bytes: u64) -> Permit {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.unsynced.acquire(bytes.min(UNSYNCED_BYTES_FIRST)).await
+    }
+
     /// Takes note of a pack whose bytes are durable.
     pub async fn written(&self, contents: PackContents) -> Result<(), Failure> {
         self.packs.fetch_add(1, Ordering::Relaxed);
+        self.unsynced.grow((contents.bytes / UNSYNCED_SHARE_OF_DURABLE) as usize);
         let is_due = {
             let mut state = self.state.lock();
             state.stored_bytes += contents.bytes;
+            state.chunks += contents.chunk_count();
             state.written.push(contents);
             let waited = (self.clock)().saturating_sub(state.last_flush);
-            state.stored_bytes >= SEGMENT_STORED_BYTES || waited >= SEGMENT_INTERVAL
+            let is_full = state.stored_bytes >= SEGMENT_STORED_BYTES || state.chunks >= self.chunks_max;
+            is_full || waited >= SEGMENT_INTERVAL
         };
         if is_due { self.flush().await } else { Ok(()) }
     }
@@ -97,7 +121,7 @@ impl Ledger {
         let _turn = self.flushing.acquire(1).await;
         let written = {
             let mut state = self.state.lock();
-            state.stored_bytes = 0;
+            (state.stored_bytes, state.chunks) = (0, 0);
             state.last_flush = (self.clock)();
             std::mem::take(&mut state.written)
         };

@@ -99,6 +99,7 @@ pub struct BackupReport {
 /// How the memory budget is divided; what remains is for buffers in flight.
 struct Shares {
     index_bytes: usize,
+    ledger_bytes: usize,
     early_bytes: usize,
     links_bytes: usize,
     pages_bytes: usize,
@@ -107,10 +108,12 @@ struct Shares {
 
 impl Shares {
     fn of(memory_bytes: usize) -> Self {
-        let [index_bytes, small] = [memory_bytes / 4, memory_bytes / 32];
-        // An eighth is left to compressor contexts, open frames and listings.
-        let buffer_bytes = memory_bytes - index_bytes - 3 * small - memory_bytes / 8;
-        Self { index_bytes, early_bytes: small, links_bytes: small, pages_bytes: small, buffer_bytes }
+        let [index_bytes, eighth, small] = [memory_bytes / 4, memory_bytes / 8, memory_bytes / 32];
+        // An eighth is left to compressor contexts, open frames and listings. What the ledger holds comes on top where
+        // chunks are tiny; then there is little in the buffers.
+        let buffer_bytes = memory_bytes - index_bytes - 3 * small - eighth;
+        let [early_bytes, links_bytes, pages_bytes] = [small; 3];
+        Self { index_bytes, ledger_bytes: eighth, early_bytes, links_bytes, pages_bytes, buffer_bytes }
     }
 }
 
@@ -213,7 +216,8 @@ impl Run {
         let reserves = (0..rt.shards()).map(|_| reserve_shard(&budget, &buffers)).collect::<Result<_, _>>()?;
         let points = history.recovery_points();
         let parent = points.into_iter().rev().map(|(_, point)| point).find(|point| point.set == set);
-        let ledger = Ledger::new(repository.clone(), index.clone(), claims.clone(), Box::new(clock::monotonic));
+        let clock = Box::new(clock::monotonic);
+        let ledger = Ledger::new(repository.clone(), index.clone(), claims.clone(), shares.ledger_bytes, clock);
         if writer.is_some() {
             ledger.adopt(index.take_adopted());
         }

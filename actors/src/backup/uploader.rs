@@ -4,7 +4,8 @@
 //! hands them to the backend; when the pack ends, the same task waits until its bytes are durable
 //! and tells the ledger. So the next pack fills while earlier ones are being synced.
 //!
-//! Lives on one shard. Bounded by each pack's mailbox and by [`PACKS_IN_FLIGHT_MAX`]. Must never
+//! Lives on one shard. Bounded by each pack's mailbox, by [`PACKS_IN_FLIGHT_MAX`], and in the bytes that wait for a
+//! sync by the ledger. Must never
 //! tell the ledger of a pack whose `finish` has not been acknowledged.
 
 use std::sync::Arc;
@@ -42,13 +43,13 @@ pub struct Uploader<R: Runtime> {
 /// What the task of one pack is sent.
 enum PackInput {
     Bytes(Bytes, Option<Permit>),
-    End(Bytes, PackContents),
+    End(Bytes, PackContents, Permit),
 }
 
 impl Weigh for PackInput {
     fn weight_bytes(&self) -> usize {
         match self {
-            PackInput::Bytes(bytes, _) | PackInput::End(bytes, _) => bytes.len(),
+            PackInput::Bytes(bytes, _) | PackInput::End(bytes, ..) => bytes.len(),
         }
     }
 }
@@ -93,7 +94,8 @@ impl<R: Runtime> Actor for Uploader<R> {
                 self.send(self.address(class), PackInput::Bytes(bytes, Some(permit))).await
             }
             PackPart::Close { class, tail, contents } => {
-                self.send(self.address(class), PackInput::End(tail, contents)).await?;
+                let room = self.ledger.unsynced(contents.bytes).await;
+                self.send(self.address(class), PackInput::End(tail, contents, room)).await?;
                 self.open[class as usize] = None;
                 Ok(())
             }
@@ -125,9 +127,9 @@ struct PackTask {
 impl PackTask {
     async fn run(mut self) -> Result<(), Failure> {
         let mut writer = self.job.repository.backend().stream(&self.name);
-        let mut contents = None;
-        while contents.is_none() {
-            let Some((parts, permits)) = self.gather(&mut contents).await else {
+        let mut end = None;
+        while end.is_none() {
+            let Some((parts, permits)) = self.gather(&mut end).await else {
                 // The job is being stopped: the unfinished pack is dropped, its temporary with it.
                 return Ok(());
             };
@@ -135,11 +137,13 @@ impl PackTask {
             drop(permits);
         }
         writer.finish().await?;
-        self.ledger.written(contents.expect("the loop ends with the contents")).await
+        let (contents, room) = end.expect("the loop ends with the contents");
+        drop(room);
+        self.ledger.written(contents).await
     }
 
     /// The next parts to write: at least one, up to [`WRITE_BYTES`] if they are there already.
-    async fn gather(&mut self, contents: &mut Option<PackContents>) -> Option<(Vec<Bytes>, Vec<Permit>)> {
+    async fn gather(&mut self, end: &mut Option<(PackContents, Permit)>) -> Option<(Vec<Bytes>, Vec<Permit>)> {
         let mut input = self.inbox.receive().await?;
         let (mut parts, mut permits, mut bytes) = (vec![], vec![], 0);
         loop {
@@ -149,9 +153,9 @@ impl PackTask {
                     parts.push(part);
                     permits.extend(permit);
                 }
-                PackInput::End(tail, end) => {
+                PackInput::End(tail, contents, room) => {
                     parts.push(tail);
-                    *contents = Some(end);
+                    *end = Some((contents, room));
                     return Some((parts, permits));
                 }
             }

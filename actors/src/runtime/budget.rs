@@ -38,7 +38,8 @@ struct State {
 }
 
 struct Shared {
-    total_bytes: usize,
+    /// Changed under the lock of `state` only.
+    total_bytes: AtomicUsize,
     state: Mutex<State>,
     /// Mirror of `ungranted > 0`, readable without the lock.
     pressed: AtomicBool,
@@ -57,11 +58,15 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    fn total_bytes(&self) -> usize {
+        self.total_bytes.load(Ordering::Acquire)
+    }
+
     /// Grants from the head while it fits. Returns whom to wake, once the lock is free.
     fn grant(&self, state: &mut State) -> Vec<Waker> {
         let mut granted = Vec::new();
         for request in state.requests.iter_mut().filter(|request| !request.granted) {
-            if request.bytes > self.total_bytes - state.in_use_bytes {
+            if request.bytes > self.total_bytes() - state.in_use_bytes {
                 break;
             }
             state.in_use_bytes += request.bytes;
@@ -104,7 +109,7 @@ impl Budget {
         assert!(bytes > 0, "a budget without bytes");
         Budget {
             shared: Arc::new(Shared {
-                total_bytes: bytes,
+                total_bytes: AtomicUsize::new(bytes),
                 state: Mutex::new(State::default()),
                 pressed: AtomicBool::new(false),
                 reserved_bytes: AtomicUsize::new(0),
@@ -126,7 +131,7 @@ impl Budget {
     /// Takes `bytes` if they are free and nobody waits for them.
     pub fn try_acquire(&self, bytes: usize) -> Option<Permit> {
         let mut state = self.shared.state.lock();
-        if state.ungranted > 0 || bytes > self.shared.total_bytes - state.in_use_bytes {
+        if state.ungranted > 0 || bytes > self.shared.total_bytes() - state.in_use_bytes {
             return None;
         }
         state.in_use_bytes += bytes;
@@ -143,14 +148,24 @@ impl Budget {
         Some(Reserve { own: Budget::build(bytes, Some(cut)), common: self.clone() })
     }
 
+    /// Adds bytes for good.
+    pub fn grow(&self, bytes: usize) {
+        let granted = {
+            let mut state = self.shared.state.lock();
+            self.shared.total_bytes.fetch_add(bytes, Ordering::AcqRel);
+            self.shared.grant(&mut state)
+        };
+        granted.into_iter().for_each(Waker::wake);
+    }
+
     /// All bytes.
     pub fn total_bytes(&self) -> usize {
-        self.shared.total_bytes
+        self.shared.total_bytes()
     }
 
     /// All bytes without the reserves: the largest request that can be granted.
     pub fn common_bytes(&self) -> usize {
-        self.shared.total_bytes - self.shared.reserved_bytes.load(Ordering::Acquire)
+        self.shared.total_bytes() - self.shared.reserved_bytes.load(Ordering::Acquire)
     }
 
     /// Bytes that are lent out now, reserves included.
@@ -198,7 +213,7 @@ impl Acquire {
     fn first_poll(&mut self, cx: &mut Context<'_>) -> Poll<Permit> {
         let watchers = {
             let mut state = self.shared.state.lock();
-            if state.ungranted == 0 && self.bytes <= self.shared.total_bytes - state.in_use_bytes {
+            if state.ungranted == 0 && self.bytes <= self.shared.total_bytes() - state.in_use_bytes {
                 state.in_use_bytes += self.bytes;
                 state.peak_bytes = state.peak_bytes.max(state.in_use_bytes);
                 drop(state);

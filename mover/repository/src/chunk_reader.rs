@@ -63,18 +63,27 @@ impl ChunkReader {
     /// [`RepositoryError::MissingObject`] if no location is known, else the error of the first one if
     /// none gives the right bytes.
     pub async fn read(&self, id: &ChunkId) -> Result<Bytes> {
-        let locations = self.index.locations(id).await?;
-        let mut first_error = None;
-        for location in locations {
-            match self.read_at(id, &location).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => {
-                    tracing::warn!(chunk = %id, %error, "a copy of a chunk cannot be read");
-                    first_error.get_or_insert(error);
-                }
+        let Some(first) = self.index.lookup(id).await? else {
+            return Err(RepositoryError::MissingObject { object: format!("chunk {id}") });
+        };
+        let first_error = match self.read_copy(id, &first).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        for location in self.index.locations(id).await?.into_iter().filter(|location| *location != first) {
+            if let Ok(bytes) = self.read_copy(id, &location).await {
+                return Ok(bytes);
             }
         }
-        Err(first_error.unwrap_or_else(|| RepositoryError::MissingObject { object: format!("chunk {id}") }))
+        Err(first_error)
+    }
+
+    async fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
+        let read = self.read_at(id, location).await;
+        if let Err(error) = &read {
+            tracing::warn!(chunk = %id, %error, "a copy of a chunk cannot be read");
+        }
+        read
     }
 
     /// The plain bytes of a chunk from one location.

@@ -59,6 +59,21 @@ fn requests_are_served_in_turn_and_the_large_one_is_not_starved() {
 }
 
 #[test]
+fn a_budget_that_grows_lets_the_next_one_in() {
+    let budget = Budget::new(10);
+    let held = budget.try_acquire(8).expect("free");
+    let mut waiting = budget.acquire(5);
+    assert!(poll(&mut waiting).is_pending());
+    budget.grow(2);
+    assert!(poll(&mut waiting).is_pending());
+    budget.grow(1);
+    let Poll::Ready(permit) = poll(&mut waiting) else { panic!("13 bytes have room for 8 and 5") };
+    assert_eq!((budget.total_bytes(), budget.in_use()), (13, 13));
+    drop((held, permit));
+    assert_eq!(budget.in_use(), 0);
+}
+
+#[test]
 fn a_dropped_request_lets_the_next_in_and_loses_nothing() {
     let budget = Budget::new(100);
     let held = block_on(budget.acquire(50));

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ObjectId, PackId};
 use crate::index::blocks::{Blocks, location};
+use crate::index::nearby::Nearby;
 use crate::index::overlay::Overlay;
 use crate::index::segment::Segment;
 use crate::index::table::{LOCATION_MEMORY_BYTES, Table};
@@ -131,6 +132,7 @@ impl Index {
             lost_packs: Mutex::default(),
             resident: Table::default(),
             blocks: Blocks::new(budget_bytes),
+            nearby: Nearby::new(budget_bytes / 4),
             overlay: Overlay::new(),
             adopted: Mutex::default(),
             packs: RwLock::new(Packs::default()),

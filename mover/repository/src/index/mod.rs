@@ -1,7 +1,7 @@
 //! Chunk → pack, frame, offset, length. FORMAT.md "Index".
 //!
 //! Resident while it fits the budget (at most 64 bytes a location), else filters and directories
-//! are resident and blocks come through a bounded cache. Packs of this run are added to a small
+//! are resident and blocks come through a bounded cache, beside the tables of the packs met last. Packs of this run are added to a small
 //! overlay. Never authoritative: a segment that cannot be read is reported and skipped, an
 //! uncertain "absent" costs one duplicate upload. Must never name a condemned pack or a hurt frame.
 //! Shared by all threads; reads of the resident part take no lock, others a striped one.
@@ -10,6 +10,7 @@ mod blocks;
 mod builder;
 mod filter;
 mod load;
+mod nearby;
 mod overlay;
 mod segment;
 mod table;
@@ -27,9 +28,10 @@ pub(crate) use segment::{Segment, SegmentEntry, parse_segment_name};
 
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, ObjectId, PackId};
-use crate::pack::{PackContents, PackInfo};
+use crate::pack::{PackContents, PackInfo, read_contents};
 use crate::repository::Repository;
 use blocks::Blocks;
+use nearby::Nearby;
 use overlay::Overlay;
 use table::Table;
 
@@ -84,6 +86,7 @@ pub struct Index {
     lost_packs: Mutex<HashSet<PackId>>,
     resident: Table,
     blocks: Blocks,
+    nearby: Nearby,
     overlay: Overlay,
     /// Packs that no segment names, until a writer takes them over.
     adopted: Mutex<Vec<PackContents>>,
@@ -124,6 +127,9 @@ impl Index {
         if !self.has_blocks.load(Ordering::Acquire) {
             return Some(false);
         }
+        if self.nearby.find(id).is_some() {
+            return Some(true);
+        }
         self.blocks.contains_now(id, |pack, frame| self.is_hurt(pack, frame))
     }
 
@@ -141,11 +147,29 @@ impl Index {
         if !self.has_blocks.load(Ordering::Acquire) {
             return Ok(None);
         }
+        if let Some(location) = self.nearby.find(id) {
+            return Ok(Some(location));
+        }
         let mut found = Vec::new();
         let outcome = self.blocks.find(id, true, |pack, frame| self.is_hurt(pack, frame), &mut found).await;
         match found.first() {
-            Some(location) => Ok(Some(*location)),
+            Some(location) => {
+                self.look_nearby(location.pack).await;
+                Ok(Some(*location))
+            }
             None => outcome.map(|()| None),
+        }
+    }
+
+    /// After enough lookups that ended in `pack`: reads its table, for its neighbours are asked for next.
+    async fn look_nearby(&self, pack: PackRef) {
+        if !self.nearby.is_due(pack) {
+            return;
+        }
+        let name = self.pack(pack).object_name();
+        match read_contents(&self.repository, &name).await {
+            Ok(contents) => self.nearby.add(pack, &contents, |frame| self.is_hurt(pack, frame)),
+            Err(error) => tracing::debug!(pack = %name, %error, "its table cannot be read; blocks must do"),
         }
     }
 
@@ -193,24 +217,8 @@ impl Index {
             return;
         }
         let Some(pack) = self.packs.write().add(contents.info()) else { return };
-        for frame in &contents.frames {
-            if self.absent.frames.contains(&(contents.id, frame.number)) {
-                continue;
-            }
-            let mut chunk_offset = 0;
-            for (id, bytes) in &frame.chunks {
-                let location = Location {
-                    pack,
-                    frame: frame.number,
-                    frame_offset: u32::try_from(frame.offset).expect("a pack is shorter than 4 GiB"),
-                    frame_bytes: frame.sealed_bytes,
-                    chunk_offset,
-                    chunk_bytes: *bytes,
-                };
-                self.overlay.insert(id, &location);
-                chunk_offset += bytes;
-            }
-        }
+        let is_hurt = |frame| self.absent.frames.contains(&(contents.id, frame));
+        for_each_location(pack, contents, is_hurt, |id, location| self.overlay.insert(id, &location));
         self.locations.fetch_add(contents.chunk_count() as u64, Ordering::Relaxed);
     }
 
@@ -237,7 +245,8 @@ impl Index {
 
     /// Bytes of memory that the index holds, block cache included.
     pub fn memory_bytes(&self) -> usize {
-        self.resident.memory_bytes() + self.overlay.memory_bytes() + self.blocks.memory_bytes()
+        let tables = self.resident.memory_bytes() + self.overlay.memory_bytes() + self.nearby.memory_bytes();
+        tables + self.blocks.memory_bytes()
     }
 
     /// True if blocks are read on demand.
@@ -268,6 +277,30 @@ impl Index {
 
     fn is_hurt(&self, pack: PackRef, frame: u32) -> bool {
         !self.absent.frames.is_empty() && self.absent.frames.contains(&(self.pack(pack).id, frame))
+    }
+}
+
+/// Every chunk of a pack with its location, but for the frames that `is_hurt`.
+fn for_each_location(
+    pack: PackRef,
+    contents: &PackContents,
+    is_hurt: impl Fn(u32) -> bool,
+    mut visit: impl FnMut(&ChunkId, Location),
+) {
+    for frame in contents.frames.iter().filter(|frame| !is_hurt(frame.number)) {
+        let mut chunk_offset = 0;
+        for (id, bytes) in &frame.chunks {
+            let location = Location {
+                pack,
+                frame: frame.number,
+                frame_offset: u32::try_from(frame.offset).expect("a pack is shorter than 4 GiB"),
+                frame_bytes: frame.sealed_bytes,
+                chunk_offset,
+                chunk_bytes: *bytes,
+            };
+            visit(id, location);
+            chunk_offset += bytes;
+        }
     }
 }
 

@@ -98,6 +98,11 @@ impl PackSealer {
         self.bytes
     }
 
+    /// Length that the sealed table of contents would have now.
+    pub fn toc_bytes(&self) -> usize {
+        self.toc_bytes
+    }
+
     /// Frames sealed so far.
     pub fn frames(&self) -> u32 {
         self.frames.len() as u32
