@@ -35,8 +35,8 @@ const VERIFIED_FRAMES_FIRST: u32 = 64;
 const VERIFIED_FRAMES_EVERY: u32 = 64;
 
 /// Size of the first packs of a run; later ones are this part of what was stored, up to the usual size.
-const PACK_BYTES_FIRST: u64 = 8 << 20;
-const PACK_SHARE_OF_STORED: u64 = 16;
+const PACK_BYTES_FIRST: u64 = 4 << 20;
+const PACK_SHARE_OF_STORED: u64 = 32;
 /// A pack of tiny chunks ends early: its table of contents stays small enough to be held by whoever reads it.
 const TOC_BYTES_TARGET: usize = 1 << 20;
 

@@ -32,7 +32,7 @@ const SEGMENT_STORED_BYTES: u64 = 512 << 20;
 /// builder and in the sealed segment.
 const CHUNK_MEMORY_BYTES: usize = 224;
 /// Packs that are closed and not yet synced, in bytes: so much at first, and this part of what is durable later.
-const UNSYNCED_BYTES_FIRST: usize = 16 << 20;
+const UNSYNCED_BYTES_FIRST: usize = 28 << 20;
 const UNSYNCED_SHARE_OF_DURABLE: u64 = 24;
 /// Time after which a segment is written, if there is anything to name.
 const SEGMENT_INTERVAL: Duration = Duration::from_secs(60);
