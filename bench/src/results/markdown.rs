@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::profile;
 use crate::rivals::record::{DataSet, Phase, Report, Run};
 use crate::rivals::statistics::Spread;
 use crate::rivals::tools::{OWN, PLAIN};
@@ -13,6 +14,8 @@ const MEGABYTE: f64 = 1e6;
 /// Where a rival takes less, mover may take a little more than it and need not halve it.
 const SHORT_SECONDS: f64 = 2.0;
 const SHORT_SLACK_SECONDS: f64 = 0.2;
+const FASTER: &str = "faster";
+const SLOWER: &str = "slower";
 
 /// The whole report.
 pub fn report(report: &Report) -> String {
@@ -78,74 +81,107 @@ fn head(report: &Report, out: &mut String) {
     out.push('\n');
 }
 
-/// mover beside the fastest rival of each cell.
+/// mover beside the fastest rival in one phase on one data set.
+pub struct Cell<'a> {
+    /// Name of the data set.
+    pub set: &'a str,
+    /// The phase.
+    pub phase: Phase,
+    /// How many times as fast mover is; the median of pairs.
+    pub times_as_fast: f64,
+    rival: &'a str,
+    own_seconds: f64,
+    rival_seconds: f64,
+}
+
+impl<'a> Cell<'a> {
+    fn of(report: &'a Report, set: &'a str, phase: Phase) -> Option<Self> {
+        let seconds = |tool: &str| Some(report.spread(set, tool, phase, |run| run.wall_seconds)?.median);
+        let own_seconds = seconds(OWN)?;
+        let timed = rivals(report).filter_map(|tool| Some((tool, seconds(tool)?)));
+        let (rival, rival_seconds) = timed.min_by(|one, other| one.1.total_cmp(&other.1))?;
+        let paired = report.paired_ratio(set, OWN, rival, phase);
+        let times_as_fast = paired.unwrap_or(rival_seconds / own_seconds.max(1e-9));
+        Some(Cell { set, phase, times_as_fast, rival, own_seconds, rival_seconds })
+    }
+
+    /// True if it is neither twice as fast nor so short that this does not count.
+    pub fn is_missed(&self) -> bool {
+        matches!(self.outcome(), FASTER | SLOWER)
+    }
+
+    /// How it stands to the goal: twice as fast, or hardly slower where the rival takes no time worth halving.
+    fn outcome(&self) -> &'static str {
+        if self.times_as_fast >= 2.0 {
+            "twice as fast"
+        } else if self.rival_seconds < SHORT_SECONDS && self.own_seconds <= self.rival_seconds + SHORT_SLACK_SECONDS {
+            "short, within 0.2 s"
+        } else if self.times_as_fast > 1.0 {
+            FASTER
+        } else {
+            SLOWER
+        }
+    }
+
+    fn row(&self, report: &Report, out: &mut String) {
+        let Cell { set, phase, rival, .. } = *self;
+        let median = |tool: &str, figure: fn(&Run) -> f64| Some(report.spread(set, tool, phase, figure)?.median);
+        let ratio = |figure: fn(&Run) -> f64| match (median(OWN, figure), median(rival, figure)) {
+            (Some(ours), Some(theirs)) if theirs > 0.0 => format!("{:.2}", ours / theirs),
+            _ => "–".to_owned(),
+        };
+        let until_synced = |run: &Run| run.wall_seconds + run.sync_seconds;
+        let synced = match (median(OWN, until_synced), median(rival, until_synced)) {
+            (Some(ours), Some(theirs)) => format!("{:.2}", theirs / ours.max(1e-9)),
+            _ => "–".to_owned(),
+        };
+        let peak = |tool: &str| median(tool, |run| run.memory_bytes_peak as f64 / MIB).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "| {set} | {} | {} | {rival} | {} | {:.2} | {synced} | {} | {:.0} | {:.0} | {} | {} | {} |",
+            phase.name(),
+            seconds_words(self.own_seconds),
+            seconds_words(self.rival_seconds),
+            self.times_as_fast,
+            ratio(|run| run.cpu_seconds),
+            peak(OWN),
+            peak(rival),
+            ratio(|run| run.repository_bytes as f64),
+            smallest(report, set, phase),
+            self.outcome(),
+        );
+    }
+}
+
+/// The tools that mover is compared with; a plain copy is none of them.
+fn rivals(report: &Report) -> impl Iterator<Item = &str> {
+    report.tools.iter().map(|tool| tool.name.as_str()).filter(|name| ![OWN, PLAIN].contains(name))
+}
+
+/// mover beside the fastest rival of each cell, and why where the goal is missed.
 fn glance(report: &Report, out: &mut String) {
-    let rivals: Vec<&str> =
-        report.tools.iter().map(|tool| tool.name.as_str()).filter(|name| ![OWN, PLAIN].contains(name)).collect();
-    if rivals.is_empty() || report.tools.iter().all(|tool| tool.name != OWN) {
+    let cells: Vec<Cell<'_>> = report
+        .sets
+        .iter()
+        .flat_map(|set| Phase::ALL.into_iter().filter_map(|phase| Cell::of(report, &set.name, phase)))
+        .collect();
+    if cells.is_empty() {
         return;
     }
     out.push_str("| data | phase | mover s | fastest rival | its s | times as fast | synced | CPU ÷ its | peak MiB | its | repository ÷ its | ÷ the smallest | outcome |\n");
     out.push_str("| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n");
-    for set in &report.sets {
-        for phase in Phase::ALL {
-            let median =
-                |tool: &str, figure: fn(&Run) -> f64| Some(report.spread(&set.name, tool, phase, figure)?.median);
-            let Some(own) = median(OWN, |run| run.wall_seconds) else { continue };
-            let timed = rivals.iter().filter_map(|tool| Some((*tool, median(tool, |run| run.wall_seconds)?)));
-            let Some((rival, seconds)) = timed.min_by(|one, other| one.1.total_cmp(&other.1)) else { continue };
-            let ratio = |figure: fn(&Run) -> f64| match (median(OWN, figure), median(rival, figure)) {
-                (Some(ours), Some(theirs)) if theirs > 0.0 => format!("{:.2}", ours / theirs),
-                _ => "–".to_owned(),
-            };
-            let times_as_fast = report.paired_ratio(&set.name, OWN, rival, phase).unwrap_or(seconds / own.max(1e-9));
-            let until_synced = |run: &Run| run.wall_seconds + run.sync_seconds;
-            let synced = match (median(OWN, until_synced), median(rival, until_synced)) {
-                (Some(ours), Some(theirs)) => format!("{:.2}", theirs / ours.max(1e-9)),
-                _ => "–".to_owned(),
-            };
-            let peak = |tool: &str| median(tool, |run| run.memory_bytes_peak as f64 / MIB).unwrap_or_default();
-            let _ = writeln!(
-                out,
-                "| {} | {} | {} | {rival} | {} | {:.2} | {} | {} | {:.0} | {:.0} | {} | {} | {} |",
-                set.name,
-                phase.name(),
-                seconds_words(own),
-                seconds_words(seconds),
-                times_as_fast,
-                synced,
-                ratio(|run| run.cpu_seconds),
-                peak(OWN),
-                peak(rival),
-                ratio(|run| run.repository_bytes as f64),
-                smallest(report, &set.name, &rivals, phase),
-                outcome(times_as_fast, own, seconds),
-            );
-        }
-    }
+    cells.iter().for_each(|cell| cell.row(report, out));
     out.push_str(
         "\n*Times as fast* is the median of the ratios of paired runs. *Synced* is the same until a sync of the file \
          system has ended after the tool: until then what it wrote is in memory alone.\n\n",
     );
-}
-
-/// How a cell stands to the goal: twice as fast, or hardly slower where the rival takes no time worth halving.
-fn outcome(times_as_fast: f64, own_seconds: f64, rival_seconds: f64) -> &'static str {
-    if times_as_fast >= 2.0 {
-        "twice as fast"
-    } else if rival_seconds < SHORT_SECONDS && own_seconds <= rival_seconds + SHORT_SLACK_SECONDS {
-        "short, within 0.2 s"
-    } else if times_as_fast > 1.0 {
-        "faster"
-    } else {
-        "slower"
-    }
+    profile::of(report, &cells, out);
 }
 
 /// mover's repository beside that of the rival which stores least, and who that is.
-fn smallest(report: &Report, set: &str, rivals: &[&str], phase: Phase) -> String {
+fn smallest(report: &Report, set: &str, phase: Phase) -> String {
     let bytes = |tool: &str| Some(report.spread(set, tool, phase, |run| run.repository_bytes as f64)?.median);
-    let sizes = rivals.iter().filter_map(|tool| Some((*tool, bytes(tool)?)));
+    let sizes = rivals(report).filter_map(|tool| Some((tool, bytes(tool)?)));
     match (bytes(OWN), sizes.min_by(|one, other| one.1.total_cmp(&other.1))) {
         (Some(ours), Some((tool, theirs))) if theirs > 0.0 => format!("{:.2} ({tool})", ours / theirs),
         _ => "–".to_owned(),
@@ -255,8 +291,9 @@ fn wall_words(spread: Spread) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{one_line, outcome, report};
+    use super::{Cell, one_line, report};
     use crate::results::example;
+    use crate::rivals::record::Phase;
 
     #[test]
     fn results_table_shows_median_spread_and_ratio() {
@@ -269,10 +306,15 @@ mod tests {
 
     #[test]
     fn results_outcome_is_judged_by_the_goal() {
-        assert_eq!(outcome(2.0, 5.0, 10.0), "twice as fast");
-        assert_eq!(outcome(0.9, 1.1, 1.0), "short, within 0.2 s");
-        assert_eq!(outcome(1.5, 5.0, 7.5), "faster");
-        assert_eq!(outcome(0.5, 2.0, 1.0), "slower");
+        let outcome = |own_seconds, rival_seconds| {
+            let times_as_fast = rival_seconds / own_seconds;
+            let (set, phase, rival) = ("mixed", Phase::First, "restic");
+            Cell { set, phase, times_as_fast, rival, own_seconds, rival_seconds }.outcome()
+        };
+        assert_eq!(outcome(5.0, 10.0), "twice as fast");
+        assert_eq!(outcome(1.1, 1.0), "short, within 0.2 s");
+        assert_eq!(outcome(5.0, 7.5), "faster");
+        assert_eq!(outcome(5.0, 4.0), "slower");
     }
 
     #[test]

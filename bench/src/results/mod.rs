@@ -7,6 +7,7 @@
 mod example;
 pub mod markdown;
 mod plots;
+mod profile;
 mod svg;
 
 use std::fmt::Write;
