@@ -34,7 +34,7 @@ use crate::backup::pipeline::{FilesetEnd, Plant, ShardReserves, run_fileset, sca
 use crate::backup::report::{LevelUse, Lists, Report};
 use crate::backup::shared::{BackupOptions, JobShared};
 use crate::bottleneck::{Bottleneck, Stopwatch};
-use crate::error::Failure;
+use crate::error::{Failure, Side};
 use crate::progress::{Counts, Phase, Progress};
 use crate::runtime::stats::ActorSnapshot;
 use crate::runtime::{Budget, KillSwitch, Runtime, StopSignal, clock};
@@ -134,6 +134,12 @@ pub async fn run_backup<R: Runtime>(
         Some(registration) => registration.history().clone(),
         None => job.repository.history().await?,
     };
+    if let Err(failure) = check_base(&history, job.options.depends_on) {
+        if let Some(registration) = registration {
+            let _ = registration.commit(Outcome::Ended { reason: failure.to_string() }).await;
+        }
+        return Err(failure);
+    }
     let writer = registration.as_ref().map(Registration::number);
     let run = Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await?;
     let moved = run.filesets(&rt, registration.as_ref()).await;
@@ -163,9 +169,23 @@ pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Regi
         set: job.set.clone(),
         job: job.job,
         adopts: None,
+        depends_on: job.options.depends_on,
         started: rt.unix_now(),
     };
     Ok(job.repository.register(open).await?)
+}
+
+/// A base that was forgotten by somebody who registered before this run is gone for it, at its start as at its end: no
+/// point is better than one that depends on nothing.
+fn check_base(history: &History, base: Option<ObjectId>) -> Result<(), Failure> {
+    let Some(base) = base.filter(|base| history.points().all(|(_, point)| point.id != *base)) else { return Ok(()) };
+    let failure = Failure::new(
+        Side::Repository,
+        "depend on",
+        format!("recovery point {base}"),
+        "it was forgotten, or is not in this repository",
+    );
+    Err(failure.with_guidance("bring it back by `mover forget --undo`, or back up without --depends-on"))
 }
 
 /// A job in progress.
@@ -322,6 +342,9 @@ impl Run {
                 registration.commit(Outcome::Ended { reason: "interrupted by the user".into() }).await?;
             } else {
                 let complete = self.point(rt, filesets, totals)?;
+                if complete.depends_on.is_some() {
+                    check_base(&registration.repository().history().await?, complete.depends_on)?;
+                }
                 registration.commit(Outcome::RecoveryPoint(complete.clone())).await?;
                 point = Some(complete);
             }

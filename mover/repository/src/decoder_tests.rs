@@ -29,6 +29,7 @@ prop_compose! {
             machine: ObjectId(job),
             set,
             job: ObjectId(job),
+            depends_on: adopts.map(|number| ObjectId([number as u8; 32])),
             adopts: adopts.filter(|number| *number != 0).map(|number| LogNumber(number.into())),
             started: UnixNanos(started),
         }

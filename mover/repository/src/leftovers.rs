@@ -97,6 +97,7 @@ mod tests {
                 set: "set".into(),
                 job: crate::ids::ObjectId([1; 32]),
                 adopts: None,
+                depends_on: None,
                 started: crate::ids::UnixNanos(0),
             };
             block_on(repository.register(open)).unwrap()

@@ -90,6 +90,7 @@ impl Bench {
             set: "set".into(),
             job: ObjectId([1; 32]),
             adopts: None,
+            depends_on: None,
             started: UnixNanos(0),
         }
     }

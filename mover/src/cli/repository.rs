@@ -119,6 +119,7 @@ pub fn open_record(role: Role, set: &str) -> Result<OpenRecord> {
         set: set.to_owned(),
         job: new_job_id()?,
         adopts: None,
+        depends_on: None,
         started: now(),
     })
 }

@@ -103,6 +103,7 @@ impl Fixture {
             set: "set".into(),
             job: ObjectId([7; 32]),
             adopts: None,
+            depends_on: None,
             started: UnixNanos(0),
         };
         let number = block_on(repository.register(open)).unwrap().number();

@@ -152,25 +152,52 @@ impl History {
         seen.check(|number| self.outcome_hash(number)).map_err(altered)
     }
 
-    /// All recovery points that are not forgotten, oldest first by log number.
+    /// All recovery points that count, oldest first by log number: those that are not forgotten, and those that
+    /// one of these depends on, or a backup that is running, if it registered before the point was forgotten. Who
+    /// forgets cannot know of it, and a later one finds nothing that it could depend on.
     pub fn recovery_points(&self) -> Vec<(LogNumber, RecoveryPoint)> {
         self.points().map(|(number, point)| (number, point.clone())).collect()
     }
 
     /// As [`History::recovery_points`], borrowed. A point that was brought back stands where it was committed first.
     pub fn points(&self) -> impl DoubleEndedIterator<Item = (LogNumber, &RecoveryPoint)> {
-        let (forgotten, first) = (self.forgotten(), self.first_numbers());
-        let mut points: Vec<(LogNumber, &RecoveryPoint)> = Vec::new();
-        for entry in &self.entries {
-            let Some(Outcome::RecoveryPoint(point)) = entry.outcome() else { continue };
-            let is_forgotten =
-                forgotten.get(&point.id).is_some_and(|seen| seen.iter().any(|seen| seen.covers(entry.number)));
-            if !is_forgotten {
-                points.push((entry.number, point));
-            }
-        }
+        let first = self.first_numbers();
+        let mut points = self.standing_points();
         points.sort_by_key(|(_, point)| first[&point.id]);
         points.into_iter()
+    }
+
+    fn standing_points(&self) -> Vec<(LogNumber, &RecoveryPoint)> {
+        let forgotten = self.forgotten();
+        let forgotten_by = |number: LogNumber, point: &ObjectId| {
+            let records = forgotten.get(point)?.iter().filter(|(_, seen)| seen.covers(number));
+            records.map(|(by, _)| *by).min()
+        };
+        let mut standing = Vec::new();
+        let mut doomed: HashMap<ObjectId, Vec<(LogNumber, LogNumber, &RecoveryPoint)>> = HashMap::new();
+        // Who needs which point.
+        let mut needs: Vec<(LogNumber, ObjectId)> = Vec::new();
+        for entry in &self.entries {
+            match (entry.outcome(), &entry.open) {
+                (Some(Outcome::RecoveryPoint(point)), _) => match forgotten_by(entry.number, &point.id) {
+                    Some(by) => doomed.entry(point.id).or_default().push((by, entry.number, point)),
+                    None => {
+                        standing.push((entry.number, point));
+                        needs.extend(point.depends_on.map(|base| (entry.number, base)));
+                    }
+                },
+                (None, Some(open)) => needs.extend(open.depends_on.map(|base| (entry.number, base))),
+                _ => {}
+            }
+        }
+        while let Some((dependent, base)) = needs.pop() {
+            let Some(entries) = doomed.get_mut(&base) else { continue };
+            for (_, number, point) in entries.extract_if(.., |(by, ..)| dependent < *by) {
+                standing.push((number, point));
+                needs.extend(point.depends_on.map(|further| (number, further)));
+            }
+        }
+        standing
     }
 
     /// The number under which each point was committed first.
@@ -184,13 +211,13 @@ impl History {
         first
     }
 
-    /// What the forget records had seen that name each point: a record forgets what it has seen, and who
+    /// The forget records that name each point, and what they had seen: a record forgets what it has seen, and who
     /// commits the same point again after it brings it back.
-    fn forgotten(&self) -> HashMap<ObjectId, Vec<&Seen>> {
-        let mut forgotten: HashMap<ObjectId, Vec<&Seen>> = HashMap::new();
+    fn forgotten(&self) -> HashMap<ObjectId, Vec<(LogNumber, &Seen)>> {
+        let mut forgotten: HashMap<ObjectId, Vec<(LogNumber, &Seen)>> = HashMap::new();
         for entry in &self.entries {
             let (Some(Outcome::Forget { points, .. }), Some(done)) = (entry.outcome(), &entry.done) else { continue };
-            points.iter().for_each(|point| forgotten.entry(*point).or_default().push(&done.seen));
+            points.iter().for_each(|point| forgotten.entry(*point).or_default().push((entry.number, &done.seen)));
         }
         forgotten
     }

@@ -174,12 +174,8 @@ impl RecoveryPoint {
         self.tags.iter().for_each(|tag| text(encoder, tag));
         encoder.i128(self.started.0);
         encoder.i128(self.finished.0);
-        for other in [&self.parent, &self.depends_on] {
-            encoder.u8(u8::from(other.is_some()));
-            if let Some(point) = other {
-                encoder.raw(point.as_bytes());
-            }
-        }
+        put_other_point(encoder, self.parent.as_ref());
+        put_other_point(encoder, self.depends_on.as_ref());
         encoder.count(self.filesets.len());
         self.filesets.iter().for_each(|fileset| fileset.encode(encoder));
         self.totals.encode(encoder);
@@ -200,12 +196,7 @@ impl RecoveryPoint {
             tags.push(text_field(decoder, TAG_BYTES_MAX, "tag")?);
         }
         let (started, finished) = (UnixNanos(decoder.i128()?), UnixNanos(decoder.i128()?));
-        let mut other_point = || match decoder.u8()? {
-            0 => Ok(None),
-            1 => decoder.array().map(|id| Some(ObjectId(id))),
-            _ => Err(DecodeError::Invalid { field: "flag of another point" }),
-        };
-        let (parent, depends_on) = (other_point()?, other_point()?);
+        let (parent, depends_on) = (take_other_point(decoder)?, take_other_point(decoder)?);
         let mut filesets = Vec::new();
         for _ in 0..decoder.count(FILESET_BYTES_MIN, "filesets")? {
             filesets.push(SealedFileset::decode(decoder)?);
@@ -214,5 +205,22 @@ impl RecoveryPoint {
         let grade = Grade::from_byte(decoder.u8()?)?;
         let errors = decoder.u64()?;
         Ok(Self { id, set, host, paths, tags, started, finished, parent, depends_on, filesets, totals, grade, errors })
+    }
+}
+
+/// A flag, and the id of another point if it is set.
+pub(super) fn put_other_point(encoder: &mut Encoder, point: Option<&ObjectId>) {
+    encoder.u8(u8::from(point.is_some()));
+    if let Some(point) = point {
+        encoder.raw(point.as_bytes());
+    }
+}
+
+/// What [`put_other_point`] wrote.
+pub(super) fn take_other_point(decoder: &mut Decoder<'_>) -> Result<Option<ObjectId>, DecodeError> {
+    match decoder.u8()? {
+        0 => Ok(None),
+        1 => decoder.array().map(|id| Some(ObjectId(id))),
+        _ => Err(DecodeError::Invalid { field: "flag of another point" }),
     }
 }

@@ -3,6 +3,7 @@
 //! A record is a small sealed object whose plain content is `body ‖ signature (64)`. The
 //! signature covers repository, object name and body.
 
+use super::point::{put_other_point, take_other_point};
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::crypto::{
     OBJECT_OVERHEAD_BYTES, ObjectKind, SIGNATURE_BYTES, Secrets, VerifyingKey, open_object, seal_object,
@@ -52,6 +53,8 @@ pub struct OpenRecord {
     pub job: ObjectId,
     /// The registration of the same job whose work is taken over.
     pub adopts: Option<LogNumber>,
+    /// The recovery point that the one of this run will depend on: it counts, forgotten or not, until this run has ended.
+    pub depends_on: Option<ObjectId>,
     /// When the run began.
     pub started: UnixNanos,
 }
@@ -69,6 +72,7 @@ impl OpenRecord {
         text(&mut encoder, &self.set);
         encoder.raw(self.job.as_bytes());
         encoder.u64(self.adopts.map_or(0, |number| number.0));
+        put_other_point(&mut encoder, self.depends_on.as_ref());
         encoder.i128(self.started.0);
         encoder.finish()
     }
@@ -83,9 +87,10 @@ impl OpenRecord {
         let set = text_field(&mut decoder, SET_BYTES_MAX, "set")?;
         let job = ObjectId(decoder.array()?);
         let adopts = Some(LogNumber(decoder.u64()?)).filter(|number| number.0 != 0);
+        let depends_on = take_other_point(&mut decoder)?;
         let started = UnixNanos(decoder.i128()?);
         decoder.finish()?;
-        Ok((signer, Self { role, host, process_id, machine, set, job, adopts, started }))
+        Ok((signer, Self { role, host, process_id, machine, set, job, adopts, depends_on, started }))
     }
 
     /// Refuses what a reader would refuse.

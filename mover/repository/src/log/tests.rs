@@ -37,6 +37,7 @@ pub(super) fn open_record(role: Role) -> OpenRecord {
         set: "set".to_owned(),
         job: ObjectId([9; 32]),
         adopts: None,
+        depends_on: None,
         started: UnixNanos(-1),
     }
 }
@@ -442,4 +443,45 @@ fn f07_times_decide_nothing() {
         block_on(register(&repository).commit(Outcome::RecoveryPoint(early))).unwrap();
     }
     assert_eq!(history(&repository).unwrap().latest_point("set").map(|(_, point)| point.id), last);
+}
+
+/// A differential backup ran for hours; its full was forgotten meanwhile, and the differential was committed on nothing.
+#[test]
+fn a_forgotten_point_counts_while_a_run_depends_on_it_that_registered_before() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let (_, base) = commit_point(&repository, "set");
+    let is_there = |id: &ObjectId| history(&repository).unwrap().points().any(|(_, point)| point.id == *id);
+    let dependent = || OpenRecord { depends_on: Some(base.id), ..open_record(Role::Writer) };
+    let forget = |points: Vec<ObjectId>| {
+        let admin = block_on(repository.register(open_record(Role::Admin))).unwrap();
+        block_on(admin.commit(Outcome::Forget { points, reason: "test".into() })).unwrap();
+    };
+    let running = block_on(repository.register(dependent())).unwrap();
+    forget(vec![base.id]);
+    assert!(is_there(&base.id), "a running backup depends on it");
+    let late = block_on(repository.register(dependent())).unwrap();
+    let differential = RecoveryPoint { depends_on: Some(base.id), ..point("set") };
+    let differential = RecoveryPoint { id: ObjectId([77; 32]), ..differential };
+    block_on(running.commit(Outcome::RecoveryPoint(differential.clone()))).unwrap();
+    assert!(is_there(&base.id) && is_there(&differential.id));
+    forget(vec![differential.id]);
+    assert!(!is_there(&differential.id));
+    assert!(!is_there(&base.id), "who registers after a point was forgotten does not bring it back");
+    block_on(late.commit(Outcome::RecoveryPoint(RecoveryPoint { id: ObjectId([78; 32]), ..differential }))).unwrap();
+    assert!(!is_there(&base.id));
+}
+
+#[test]
+fn a_run_that_ends_without_a_point_lets_its_base_be_forgotten() {
+    let backend = MemoryBackend::new();
+    let repository = init(&backend);
+    let (_, base) = commit_point(&repository, "set");
+    let open = OpenRecord { depends_on: Some(base.id), ..open_record(Role::Writer) };
+    let running = block_on(repository.register(open)).unwrap();
+    let admin = block_on(repository.register(open_record(Role::Admin))).unwrap();
+    block_on(admin.commit(Outcome::Forget { points: vec![base.id], reason: "test".into() })).unwrap();
+    assert_eq!(history(&repository).unwrap().points().count(), 1);
+    block_on(running.commit(Outcome::Ended { reason: "interrupted".into() })).unwrap();
+    assert_eq!(history(&repository).unwrap().points().count(), 0);
 }
