@@ -122,14 +122,19 @@ impl Table {
         self.entries.capacity() * size_of::<Packed>() + self.positions.allocation_size()
     }
 
-    /// Keeps the locations for which `keep` says so.
+    /// Keeps the locations for which `keep` says so, and the memory for as many as there were: they come again. Tables
+    /// that were made anew each time left holes in the heap, as much as they held.
     pub(crate) fn retain(&mut self, keep: impl Fn(&Location) -> bool) {
-        let kept: Vec<Packed> = self.entries.iter().filter(|entry| keep(&entry.location())).copied().collect();
-        let mut table = Table::with_capacity(kept.len());
-        for entry in &kept {
-            table.insert(&ChunkId(entry.id), &entry.location());
+        self.entries.retain(|entry| keep(&entry.location()));
+        if self.entries.is_empty() {
+            *self = Table::default();
+            return;
         }
-        *self = table;
+        let Table { entries, positions } = self;
+        positions.clear();
+        for (at, entry) in entries.iter().enumerate() {
+            positions.insert_unique(hash(&entry.id), at as u32, |at| hash(&entries[*at as usize].id));
+        }
     }
 }
 
