@@ -1,7 +1,7 @@
 //! The resident part of the index: every location of every chunk, at most 64 bytes each.
 //!
 //! Entries are 52 bytes in one vector; a hash table of `u32` positions takes 5 bytes a slot at a
-//! load of at least 7/16. Chunk ids are keyed hashes, so eight of their bytes are the hash. Not
+//! load of at least 7/16. Chunk ids are keyed hashes, so their first eight bytes are the hash. Not
 //! synchronised. Holds at most 2^32 - 1 locations.
 
 use hashbrown::HashTable;
@@ -57,17 +57,33 @@ impl Packed {
 pub(crate) struct Table {
     entries: Vec<Packed>,
     positions: HashTable<u32>,
+    slots: Slots,
 }
 
-#[inline]
-fn hash(id: &[u8; 32]) -> u64 {
-    u64::from_le_bytes(id[..8].try_into().expect("eight bytes"))
+/// How ids become hashes. The hash table takes a slot from the lowest bits of a hash; these are the first bits of the
+/// id, so the sorted locations of a segment fill it from one end to the other and not all over memory.
+#[derive(Default, Clone, Copy)]
+struct Slots {
+    bits: u32,
+}
+
+impl Slots {
+    /// For a hash table of so many locations.
+    fn of(locations: usize) -> Self {
+        Slots { bits: (locations * 8 / 7).next_power_of_two().trailing_zeros() }
+    }
+
+    #[inline]
+    fn hash(self, id: &[u8; 32]) -> u64 {
+        u64::from_be_bytes(id[..8].try_into().expect("eight bytes")).rotate_left(self.bits)
+    }
 }
 
 impl Table {
     /// A table that holds `locations` without growing.
     pub(crate) fn with_capacity(locations: usize) -> Self {
-        Table { entries: Vec::with_capacity(locations), positions: HashTable::with_capacity(locations) }
+        let (entries, positions) = (Vec::with_capacity(locations), HashTable::with_capacity(locations));
+        Table { entries, positions, slots: Slots::of(locations) }
     }
 
     /// Adds a location. The caller adds none twice.
@@ -85,26 +101,26 @@ impl Table {
         );
         let position = u32::try_from(self.entries.len()).expect("fewer than 2^32 locations");
         self.entries.push(Packed::new(id, location));
-        let entries = &self.entries;
-        self.positions.insert_unique(hash(&id.0), position, |at| hash(&entries[*at as usize].id));
+        let Table { entries, positions, slots } = self;
+        positions.insert_unique(slots.hash(&id.0), position, |at| slots.hash(&entries[*at as usize].id));
     }
 
     /// True if the chunk has a location.
     #[inline]
     pub(crate) fn contains(&self, id: &ChunkId) -> bool {
-        self.positions.find(hash(&id.0), |at| self.entries[*at as usize].id == id.0).is_some()
+        self.positions.find(self.slots.hash(&id.0), |at| self.entries[*at as usize].id == id.0).is_some()
     }
 
     /// Any location of the chunk.
     #[inline]
     pub(crate) fn find(&self, id: &ChunkId) -> Option<Location> {
-        let at = self.positions.find(hash(&id.0), |at| self.entries[*at as usize].id == id.0)?;
+        let at = self.positions.find(self.slots.hash(&id.0), |at| self.entries[*at as usize].id == id.0)?;
         Some(self.entries[*at as usize].location())
     }
 
     /// Appends all locations of the chunk.
     pub(crate) fn find_all(&self, id: &ChunkId, found: &mut Vec<Location>) {
-        for at in self.positions.iter_hash(hash(&id.0)) {
+        for at in self.positions.iter_hash(self.slots.hash(&id.0)) {
             let entry = &self.entries[*at as usize];
             if entry.id == id.0 {
                 found.push(entry.location());
@@ -130,10 +146,10 @@ impl Table {
             *self = Table::default();
             return;
         }
-        let Table { entries, positions } = self;
+        let Table { entries, positions, slots } = self;
         positions.clear();
         for (at, entry) in entries.iter().enumerate() {
-            positions.insert_unique(hash(&entry.id), at as u32, |at| hash(&entries[*at as usize].id));
+            positions.insert_unique(slots.hash(&entry.id), at as u32, |at| slots.hash(&entries[*at as usize].id));
         }
     }
 }
