@@ -135,7 +135,7 @@ impl<'a> Cell<'a> {
             (Some(ours), Some(theirs)) => format!("{:.2}", theirs / ours.max(1e-9)),
             _ => "–".to_owned(),
         };
-        let peak = |tool: &str| median(tool, |run| run.memory_bytes_peak as f64 / MIB).unwrap_or_default();
+        let peak = |tool: &str| median(tool, |run| run.memory_peak() as f64 / MIB).unwrap_or_default();
         let _ = writeln!(
             out,
             "| {set} | {} | {} | {rival} | {} | {:.2} | {synced} | {} | {:.0} | {:.0} | {} | {} | {} |",
@@ -237,7 +237,7 @@ fn row(report: &Report, set: &DataSet, tool: &str, phase: Phase, all: &[&Run], o
         wall_words(wall),
         words(spread(&|run| run.sync_seconds), 2),
         words(spread(&|run| run.cpu_seconds), 2),
-        words(spread(&|run| run.memory_bytes_peak as f64 / MIB), 0),
+        words(spread(&|run| run.memory_peak() as f64 / MIB), 0),
         words(spread(&|run| per_second(set.data_bytes as f64, run)), 0),
         told(&|run| Some(per_second(run.unique_bytes? as f64, run))),
         if is_backup { words(spread(&|run| per_second(run.stored_bytes as f64, run)), 1) } else { dash() },

@@ -178,13 +178,13 @@ impl Watch<'_> {
         let wall = during("wait for the command", ended)?;
         let read = processes::read_bytes(self.pid.as_raw_nonzero().get() as u32);
         let cpu_of_group = self.groups.cpu_seconds().unwrap_or(0.0);
-        let (status, usage) = self.reap()?;
+        let (status, cpu_of_tree) = self.reap()?;
         let peak_of_samples = samples.iter().map(|sample| sample.1).max().unwrap_or(0);
         Ok(Measured {
             wall_seconds: wall.as_secs_f64(),
             // A child that nobody waited for is counted in the group alone.
-            cpu_seconds: cpu_of_group.max(usage.0),
-            memory_bytes_peak: usage.1.max(peak_of_samples),
+            cpu_seconds: cpu_of_group.max(cpu_of_tree),
+            memory_bytes_peak: peak_of_samples,
             read_physical_bytes: read.physical,
             read_syscall_bytes: read.syscall,
             memory_samples: thin(samples),
@@ -222,8 +222,10 @@ impl Watch<'_> {
         samples
     }
 
-    /// Reaps the process; gives its status, and CPU seconds and the largest resident size of it and its children.
-    fn reap(&self) -> Result<(i32, (f64, u64))> {
+    /// Reaps the process; gives its status, and CPU seconds of it and its children. The resident size that the kernel
+    /// tells here is not asked for: it counts the harness before the tool was loaded into its copy, and that holds a list of
+    /// the whole data set.
+    fn reap(&self) -> Result<(i32, f64)> {
         let mut status = 0;
         // SAFETY: `rusage` is plain data for which all zero bytes are valid; both pointers live through the call.
         let (reaped, usage) = unsafe {
@@ -234,7 +236,7 @@ impl Watch<'_> {
             return Err(format!("cannot reap the command: {}", std::io::Error::last_os_error()));
         }
         let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        Ok((status, (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as u64 * 1024)))
+        Ok((status, seconds(usage.ru_utime) + seconds(usage.ru_stime)))
     }
 }
 

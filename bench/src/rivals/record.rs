@@ -180,6 +180,14 @@ pub struct Run {
     pub told: Vec<serde_json::Value>,
 }
 
+impl Run {
+    /// The most that was resident at one look. Older documents give as `memory_bytes_peak` what the kernel tells of a
+    /// process, which counts the harness before the tool was loaded; their looks are right.
+    pub fn memory_peak(&self) -> u64 {
+        self.memory_samples.iter().map(|sample| sample.1).max().unwrap_or(self.memory_bytes_peak)
+    }
+}
+
 impl Report {
     /// The successful runs of one cell; the undisturbed ones where there are any.
     pub fn cell(&self, set: &str, tool: &str, phase: Phase) -> Vec<&Run> {
