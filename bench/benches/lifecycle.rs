@@ -1,29 +1,24 @@
 //! What grows with a repository and not with a backup: `cargo bench -p mover-bench --bench lifecycle`.
 //!
-//! Loading an index of a million chunks, reading a history of ten thousand recovery points, and judging them by a
-//! retention policy. All in memory, on one core: what is left is the CPU that a large repository costs.
+//! Loading an index of a million chunks, in memory and on one core: what is left is the CPU that a large repository
+//! costs each run.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use futures_lite::future::block_on;
-use jiff::tz::TimeZone;
 use mover_repository::backend::MemoryBackend;
 use mover_repository::crypto::KeyBlock;
-use mover_repository::ids::{ChunkId, LogNumber, ObjectId, PackId, UnixNanos};
+use mover_repository::ids::{ChunkId, LogNumber, PackId};
 use mover_repository::index::{Index, SegmentBuilder};
 use mover_repository::keys::{Credential, Stretching};
-use mover_repository::log::{Grade, OpenRecord, Outcome, RecoveryPoint, Role, Totals};
 use mover_repository::pack::{FrameInfo, PackClass, PackContents};
 use mover_repository::repository::{InitOptions, Repository};
-use mover_repository::retention::{Period, Policy, judge};
 
 const CHUNKS: u64 = 1_000_000;
 const CHUNKS_A_PACK: u64 = 500;
 const PACKS_A_SEGMENT: u64 = 500;
-const POINTS: i128 = 10_000;
-const HOUR: i128 = 3_600_000_000_000;
 
 fn repository() -> Repository {
     let credential = Credential::password("secret").expect("a password");
