@@ -162,11 +162,14 @@ impl RepositoryError {
             }
             Self::NoReadKey { .. } => "use a full key of this repository",
             Self::BadCredential { .. } => {
-                "give a password that is not empty, or a key file of at least 32 random bytes"
+                "give a password that is not empty, a recovery key as it was printed, or a key file as it was made"
             }
             Self::Corrupt { object, .. } | Self::MissingObject { object } => return Some(damage_guidance(object)),
             Self::NewerFormat { .. } => "update mover on this machine",
-            Self::UnknownGeneration { .. } => "use a key that was made after the last key rotation",
+            Self::UnknownGeneration { .. } => {
+                "the keys were rotated: run the command again; if that does not help, this key was left out and has to be \
+                 added anew, or `keys/rotation/` has to be put back from a copy of the repository"
+            }
             Self::HistoryGap { number } => return Some(damage_guidance(&crate::log::open_name(*number))),
             Self::HistoryAltered { memory: None, .. } => return Some(damage_guidance(crate::log::LOG_PREFIX)),
             Self::HistoryAltered { memory: Some(file), .. } => {

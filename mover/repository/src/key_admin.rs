@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 use crate::backend::{StorageErrorKind, delete_if_there};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, UnixNanos};
-use crate::keys::{self, Credential, KEYS_PREFIX, KeySlot, Stretching, parse_slot_name, slot_name};
+use crate::keys::{self, Credential, KEYS_PREFIX, KeySlot, SlotKind, Stretching, parse_slot_name, slot_name};
 use crate::limits::{HOST_BYTES_MAX, KEY_OBJECT_BYTES_MAX};
 use crate::log::{History, LogEntry, OpenRecord, Outcome, Registration, Role};
 use crate::repository::{KeyRights, Repository};
+
+/// How long an addition waits for admins who registered before.
+const ADDING_WAIT: Duration = Duration::from_secs(30);
 
 /// One slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInfo {
     /// Its id.
     pub slot: ObjectId,
-    /// Opened by a key file, else by a password; none if the slot is damaged.
-    pub is_of_key_file: Option<bool>,
-    /// What it may do; none if no admin says so: a slot of `init`, or a forged one.
+    /// What opens it; none if the slot is damaged.
+    pub opened_by: Option<SlotKind>,
+    /// What it may do; none if no admin says so: a damaged slot, or a forged one.
     pub rights: Option<KeyRights>,
     /// What its owner calls it.
     pub label: String,
@@ -39,8 +42,13 @@ pub struct KeyInfo {
 /// The store does not answer; a damaged history.
 pub async fn list_keys(repository: &Repository) -> Result<Vec<KeyInfo>> {
     let history = repository.history().await?;
-    let ledger = Ledger::of(&history);
-    let mut infos = Vec::new();
+    Ok(list_slots(repository, &history).await?.into_iter().map(|(info, _)| info).collect())
+}
+
+/// As [`list_keys`], by a history; each with its slot, unless that is damaged.
+pub(crate) async fn list_slots(repository: &Repository, history: &History) -> Result<Vec<(KeyInfo, Option<KeySlot>)>> {
+    let ledger = Ledger::of(history);
+    let mut slots = Vec::new();
     for object in repository.backend().list(KEYS_PREFIX).await? {
         let Some(slot) = parse_slot_name(&object.name).filter(|slot| !ledger.removed.contains(slot)) else { continue };
         let decoded = match repository.backend().get(&object.name, KEY_OBJECT_BYTES_MAX as u64).await {
@@ -50,16 +58,18 @@ pub async fn list_keys(repository: &Repository) -> Result<Vec<KeyInfo>> {
             Err(error) => return Err(error.into()),
         };
         let added = ledger.added.get(&slot);
-        infos.push(KeyInfo {
+        let signed = decoded.as_ref().filter(|slot| slot.is_signed_by_admin(repository.secrets()));
+        let info = KeyInfo {
             slot,
-            is_of_key_file: decoded.map(|slot| slot.is_of_key_file()),
-            rights: added.map(|added| added.rights),
+            opened_by: decoded.as_ref().map(KeySlot::kind),
+            rights: added.map(|added| added.rights).or(signed.map(KeySlot::rights)),
             label: added.map(|added| added.label.clone()).unwrap_or_default(),
             added: added.and_then(|added| added.when),
             is_own: repository.slot() == Some(slot),
-        });
+        };
+        slots.push((info, decoded));
     }
-    Ok(infos)
+    Ok(slots)
 }
 
 /// Adds a slot, and the record that says what it may do. Gives its id.
@@ -78,9 +88,15 @@ pub async fn add_key(
         let what = format!("a label of {} bytes; {HOST_BYTES_MAX} are allowed", label.len());
         return Err(RepositoryError::LimitExceeded { what });
     }
-    let registration = register(repository, who).await?;
-    // A slot without its record opens, and counts for nothing when keys are counted.
-    let name = match repository.add_key(credential, rights, stretching).await {
+    let registration = begin(repository, who).await?;
+    // Another admin may be rotating: the new slot would be left out. A slot without its record opens, and counts for
+    // nothing when keys are counted.
+    let others = outcomes_of_admins(repository, registration.number(), ADDING_WAIT, "adding a key").await;
+    let stored = match others {
+        Ok(_) => repository.add_key(credential, rights, stretching).await,
+        Err(error) => Err(error),
+    };
+    let name = match stored {
         Ok(name) => name,
         Err(error) => {
             let _ = registration.commit(Outcome::Ended { reason: "no key was added".into() }).await;
@@ -99,7 +115,7 @@ pub async fn add_key(
 /// [`RepositoryError::NotSupported`] without an admin key, for the last slot with all rights, or if another admin does
 /// not come to an end; [`RepositoryError::MissingObject`] if there is no such slot; storage errors.
 pub async fn remove_key(repository: &Repository, who: &OpenRecord, slot: ObjectId, wait: Duration) -> Result<()> {
-    let registration = register(repository, who).await?;
+    let registration = begin(repository, who).await?;
     match may_remove(repository, &registration, slot, wait).await {
         Ok(made_up_for) => {
             registration.commit(Outcome::KeyRemoved { slot }).await?;
@@ -116,7 +132,8 @@ pub async fn remove_key(repository: &Repository, who: &OpenRecord, slot: ObjectI
     }
 }
 
-async fn register(repository: &Repository, who: &OpenRecord) -> Result<Registration> {
+/// Registers as an admin.
+pub(crate) async fn begin(repository: &Repository, who: &OpenRecord) -> Result<Registration> {
     if !repository.secrets().is_admin() {
         return Err(RepositoryError::NotSupported { what: "changing keys without an admin key".into() });
     }
@@ -130,7 +147,9 @@ async fn may_remove(
     slot: ObjectId,
     wait: Duration,
 ) -> Result<Vec<ObjectId>> {
-    let history = outcomes_of_admins(repository, registration.number(), wait).await?.before(registration.number());
+    let history = outcomes_of_admins(repository, registration.number(), wait, "removing a key")
+        .await?
+        .before(registration.number());
     let ledger = Ledger::of(&history);
     let listed = repository.backend().list(KEYS_PREFIX).await?;
     let there: Vec<ObjectId> = listed.iter().filter_map(|object| parse_slot_name(&object.name)).collect();
@@ -146,17 +165,24 @@ async fn may_remove(
     Ok(there.into_iter().filter(|other| ledger.removed.contains(other)).collect())
 }
 
-/// The history once every admin's number below has an outcome.
-async fn outcomes_of_admins(repository: &Repository, below: LogNumber, wait: Duration) -> Result<History> {
-    let is_admin = |entry: &LogEntry| entry.open.as_ref().is_none_or(|open| open.role == Role::Admin);
+/// The history once every admin's number below has an outcome. `doing` is for the message if one has none.
+pub(crate) async fn outcomes_of_admins(
+    repository: &Repository,
+    below: LogNumber,
+    wait: Duration,
+    doing: &str,
+) -> Result<History> {
+    // By the key, not only by what a run says of itself: a stolen client would make all admins wait.
+    let is_admin = |entry: &LogEntry| {
+        repository.secrets().is_admin_key(&entry.signer)
+            && entry.open.as_ref().is_none_or(|open| open.role == Role::Admin)
+    };
     let (history, open) = repository.await_outcomes(below, wait, is_admin).await?;
     match open.first() {
         None => Ok(history),
         Some(open) => {
-            let what = format!(
-                "removing a key while admin run {} has no outcome; `mover prune` ends one that is dead",
-                open.0
-            );
+            let what =
+                format!("{doing} while admin run {} has no outcome; `mover prune` ends one that is dead", open.0);
             Err(RepositoryError::NotSupported { what })
         }
     }
@@ -260,7 +286,7 @@ mod tests {
         let listed = block_on(list_keys(&second)).unwrap();
         let own = listed.iter().find(|info| info.slot == slot).unwrap();
         assert_eq!((listed.len(), own.is_own, own.label.as_str()), (2, true, "label"));
-        assert_eq!((own.rights, own.is_of_key_file), (Some(KeyRights::Full), Some(true)));
+        assert_eq!((own.rights, own.opened_by), (Some(KeyRights::Full), Some(SlotKind::KeyFile)));
         remove(&second, first.slot().unwrap()).unwrap();
         assert!(matches!(open(&store, 1), Err(RepositoryError::WrongKey)));
         assert_eq!(block_on(list_keys(&second)).unwrap().len(), 1);
@@ -284,7 +310,7 @@ mod tests {
         let (store, first) = made();
         let slot = add(&first, 2, KeyRights::Full).unwrap();
         let second = open(&store, 2).unwrap();
-        let slow = block_on(register(&first, &who())).unwrap();
+        let slow = block_on(begin(&first, &who())).unwrap();
         let waits = remove(&second, first.slot().unwrap());
         assert!(matches!(waits, Err(RepositoryError::NotSupported { .. })), "{waits:?}");
         assert_eq!(block_on(may_remove(&first, &slow, slot, Duration::ZERO)).unwrap(), []);

@@ -1,18 +1,23 @@
-//! Credentials and key slots: how the secrets of a repository come out of a password or a key
-//! file.
+//! Credentials and key slots: how the secrets of a repository come out of a password, a key file or a private key.
 //!
 //! A slot is one write-once object `keys/<id>`: the secrets, sealed under a key stretched from
 //! the credential, with a commitment to that key (so that one ciphertext cannot open under two
-//! passwords) and a plain checksum (so that damage is told apart from a wrong password).
+//! passwords) and a plain checksum (so that damage is told apart from a wrong password). It names a public key of its
+//! own, to which rotations seal new generations, and what it may do, both signed by who made it.
 //! `FORMAT.md` section 2 has the bytes. Limits are checked before a byte is allocated or a
 //! password stretched. Stretching takes about 0.1 s and its memory: never on an executor thread.
 
-use crate::backend::{Backend, Created};
+use crate::backend::{Backend, Created, ObjectMeta};
 use crate::codec::{DecodeError, Decoder, Encoder};
-use crate::crypto::{Aad, FrameKey, FrameOpener, FrameSealer, Header, ObjectKind, Secrets, derive, random_array};
+use crate::crypto::{
+    Aad, FrameKey, FrameOpener, FrameSealer, HEADER_BYTES, Header, ObjectKind, SIGNATURE_BYTES, Secrets, SigningKey,
+    TAG_BYTES, derive, hpke, random_array,
+};
 use crate::error::{RepositoryError, Result};
 use crate::ids::ObjectId;
+use crate::key_text::{self, PrivateKey, PublicKey};
 use crate::limits::KEY_OBJECT_BYTES_MAX;
+use crate::repository::KeyRights;
 use bytes::Bytes;
 use std::fmt;
 use zeroize::Zeroizing;
@@ -26,7 +31,10 @@ pub const KEY_FILE_BYTES_MAX: usize = 64 << 10;
 /// Most slots that are tried.
 const SLOTS_MAX: usize = 256;
 
-const CHECKSUM_BYTES: usize = 32;
+pub(crate) const CHECKSUM_BYTES: usize = 32;
+/// A key of 32 bytes as it is sealed to a public key.
+const SEALED_KEY_BYTES: usize = 32 + TAG_BYTES;
+const SLOT_INFO: &[u8] = b"mover repository draft 0: key slot";
 
 /// What a user holds. Zeroized when dropped, never printed.
 #[derive(Clone)]
@@ -35,19 +43,23 @@ pub enum Credential {
     Password(Zeroizing<String>),
     /// The content of a key file: at least [`KEY_FILE_BYTES_MIN`] random bytes.
     KeyFile(Zeroizing<Vec<u8>>),
+    /// A private key: opens what was sealed to its public half.
+    PrivateKey(PrivateKey),
+    /// The public half of somebody's key: for a new slot, opens nothing.
+    PublicKey(PublicKey),
 }
 
 impl Credential {
-    /// A password as typed.
+    /// A password as typed, or a recovery key.
     ///
     /// # Errors
-    /// [`RepositoryError::BadCredential`] if it is empty.
+    /// [`RepositoryError::BadCredential`] if it is empty, or a recovery key with a typing error.
     pub fn password(password: impl Into<String>) -> Result<Self> {
         let password = Zeroizing::new(password.into());
         if password.is_empty() {
             return Err(RepositoryError::BadCredential { reason: "the password is empty" });
         }
-        Ok(Self::Password(password))
+        Ok(Self::Password(key_text::recovery_key_as_printed(&password)?.unwrap_or(password)))
     }
 
     /// A password from a file's content: one trailing line end (`\n` or `\r\n`) is not part of it.
@@ -61,12 +73,15 @@ impl Credential {
         Self::password(text)
     }
 
-    /// The content of a key file.
+    /// The content of a key file: random bytes, or a private key.
     ///
     /// # Errors
-    /// [`RepositoryError::BadCredential`] if it is too short or too long.
+    /// [`RepositoryError::BadCredential`] if it is too short or too long, or a private key that was changed.
     pub fn key_file(content: Vec<u8>) -> Result<Self> {
         let content = Zeroizing::new(content);
+        if let Some(private) = PrivateKey::from_file(&content)? {
+            return Ok(Self::PrivateKey(private));
+        }
         match content.len() {
             KEY_FILE_BYTES_MIN..=KEY_FILE_BYTES_MAX => Ok(Self::KeyFile(content)),
             0..KEY_FILE_BYTES_MIN => {
@@ -80,6 +95,7 @@ impl Credential {
         match self {
             Self::Password(_) => SlotKind::Password,
             Self::KeyFile(_) => SlotKind::KeyFile,
+            Self::PrivateKey(_) | Self::PublicKey(_) => SlotKind::PublicKey,
         }
     }
 }
@@ -134,11 +150,16 @@ impl Default for Stretching {
     }
 }
 
+/// What opens a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum SlotKind {
+pub enum SlotKind {
+    /// A password.
     Password = 1,
+    /// The content of a key file.
     KeyFile = 2,
+    /// The private half of the public key that it was sealed to.
+    PublicKey = 3,
 }
 
 /// A key slot as read, not yet opened.
@@ -150,7 +171,21 @@ pub struct KeySlot {
     stretching: Stretching,
     salt: [u8; 32],
     commitment: [u8; 32],
+    /// Of a slot for a public key: the random key that stands in for a stretched credential.
+    encapsulated: Option<([u8; 32], [u8; SEALED_KEY_BYTES])>,
     sealed: Vec<u8>,
+    rights: KeyRights,
+    renewal: [u8; 32],
+    /// All that the signature covers, and the signature.
+    signed: (Vec<u8>, [u8; SIGNATURE_BYTES]),
+}
+
+/// What an opened slot gives.
+pub struct Opened {
+    /// The secrets that were known when it was made.
+    pub secrets: Secrets,
+    /// Opens what rotations have sealed to it since.
+    pub(crate) renewal: Zeroizing<[u8; 32]>,
 }
 
 /// Every format ends a slot with this checksum, so that a flipped bit is no newer format.
@@ -174,9 +209,24 @@ impl KeySlot {
         &self.name
     }
 
-    /// True if a key file opens it, false if a password does.
-    pub fn is_of_key_file(&self) -> bool {
-        self.kind == SlotKind::KeyFile
+    /// What opens it.
+    pub fn kind(&self) -> SlotKind {
+        self.kind
+    }
+
+    /// What it may do, as it says itself: see [`KeySlot::is_signed_by_admin`].
+    pub fn rights(&self) -> KeyRights {
+        self.rights
+    }
+
+    /// The public key to which rotations seal new generations.
+    pub(crate) fn renewal_key(&self) -> &[u8; 32] {
+        &self.renewal
+    }
+
+    /// True if an admin made it as it is.
+    pub fn is_signed_by_admin(&self, secrets: &Secrets) -> bool {
+        secrets.is_signed_by_admin(&self.name, &self.signed.0, &self.signed.1)
     }
 
     /// Checks and takes apart a slot object.
@@ -195,15 +245,17 @@ impl KeySlot {
         if !is_checksum_right(object) {
             return Err(RepositoryError::corrupt(name, "its checksum does not match"));
         }
-        Self::decode_fields(name, header, &content[header.encode().len()..]).map_err(RepositoryError::decoding(name))
+        Self::decode_fields(name, header, content).map_err(RepositoryError::decoding(name))
     }
 
-    fn decode_fields(name: &str, header: Header, fields: &[u8]) -> std::result::Result<Self, DecodeError> {
-        let mut decoder = Decoder::new(fields);
+    fn decode_fields(name: &str, header: Header, content: &[u8]) -> std::result::Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(content);
+        decoder.raw(HEADER_BYTES)?;
         let repository = ObjectId(decoder.array()?);
         let kind = match decoder.u8()? {
             1 => SlotKind::Password,
             2 => SlotKind::KeyFile,
+            3 => SlotKind::PublicKey,
             _ => return Err(DecodeError::Invalid { field: "kind of key slot" }),
         };
         let stretching = Stretching { memory_kib: decoder.u32()?, passes: decoder.u32()?, lanes: decoder.u32()? };
@@ -218,7 +270,14 @@ impl KeySlot {
             stretching,
             salt: decoder.array()?,
             commitment: decoder.array()?,
+            encapsulated: match kind {
+                SlotKind::PublicKey => Some((decoder.array()?, decoder.array()?)),
+                SlotKind::Password | SlotKind::KeyFile => None,
+            },
             sealed: decoder.string(KEY_OBJECT_BYTES_MAX, "sealed secrets")?.to_vec(),
+            rights: KeyRights::decode(&mut decoder)?,
+            renewal: decoder.array()?,
+            signed: (content[..content.len() - decoder.remaining()].to_vec(), decoder.array()?),
         };
         decoder.finish()?;
         Ok(slot)
@@ -234,11 +293,11 @@ impl KeySlot {
     /// # Errors
     /// [`RepositoryError::Corrupt`] if the key is right and the content is not;
     /// [`RepositoryError::LimitExceeded`] if the memory for the stretching is not to be had.
-    pub fn open(&self, credential: &Credential) -> Result<Option<Secrets>> {
+    pub fn open(&self, credential: &Credential) -> Result<Option<Opened>> {
         if credential.slot_kind() != self.kind {
             return Ok(None);
         }
-        let stretched = stretch(credential, self.stretching, &self.salt)?;
+        let Some(stretched) = self.stretched(credential)? else { return Ok(None) };
         let commitment = derive::derive(derive::SLOT_COMMITMENT, &[stretched.as_slice(), &self.salt]);
         if aws_lc_rs::constant_time::verify_slices_are_equal(commitment.as_slice(), &self.commitment).is_err() {
             return Ok(None);
@@ -247,16 +306,37 @@ impl KeySlot {
         let opener = FrameOpener::new(&key, Aad::new(&self.header, &self.repository, self.name.as_bytes()));
         let mut buffer = Zeroizing::new(self.sealed.clone());
         let payload = opener.open(0, true, &mut buffer).map_err(|error| RepositoryError::corrupt(&self.name, error))?;
-        Secrets::decode(self.repository, payload).map(Some).map_err(RepositoryError::decoding(&self.name))
+        let Some((renewal, payload)) = payload.split_first_chunk::<32>() else {
+            return Err(RepositoryError::corrupt(&self.name, "it holds too little"));
+        };
+        let renewal = Zeroizing::new(*renewal);
+        if hpke::public_of(&renewal) != self.renewal {
+            return Err(RepositoryError::corrupt(&self.name, "its renewal key is another one"));
+        }
+        let secrets = Secrets::decode(self.repository, payload).map_err(RepositoryError::decoding(&self.name))?;
+        Ok(Some(Opened { secrets, renewal }))
+    }
+
+    fn stretched(&self, credential: &Credential) -> Result<Option<Zeroizing<[u8; 32]>>> {
+        let (Credential::PrivateKey(private), Some((encapsulated, sealed))) = (credential, &self.encapsulated) else {
+            return stretch(credential, self.stretching, &self.salt);
+        };
+        let aad = slot_aad(&self.repository, &self.name);
+        let Ok(opened) = hpke::open_with(&private.0, SLOT_INFO, &aad, encapsulated, sealed) else { return Ok(None) };
+        let mut key = Zeroizing::new([0u8; 32]);
+        key.copy_from_slice(&opened);
+        Ok(Some(key))
     }
 }
 
-fn stretch(credential: &Credential, stretching: Stretching, salt: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>> {
+/// `None` where it takes more than the credential: a public key opens nothing.
+fn stretch(credential: &Credential, stretching: Stretching, salt: &[u8; 32]) -> Result<Option<Zeroizing<[u8; 32]>>> {
     match credential {
-        Credential::Password(password) => stretching.stretch(password, salt).map_err(|error| {
+        Credential::Password(password) => stretching.stretch(password, salt).map(Some).map_err(|error| {
             RepositoryError::LimitExceeded { what: format!("the password cannot be stretched: {error}") }
         }),
-        Credential::KeyFile(content) => Ok(derive::derive(derive::KEY_FILE, &[content.as_slice()])),
+        Credential::KeyFile(content) => Ok(Some(derive::derive(derive::KEY_FILE, &[content.as_slice()]))),
+        Credential::PrivateKey(_) | Credential::PublicKey(_) => Ok(None),
     }
 }
 
@@ -265,41 +345,89 @@ pub(crate) fn time_stretching(credential: &Credential, stretching: Stretching) -
     stretch(credential, stretching, &[0; 32]).map(drop)
 }
 
-/// Builds a new slot for `secrets`: its name and its bytes. Blocks for the stretching.
+fn slot_aad(repository: &ObjectId, name: &str) -> Vec<u8> {
+    [repository.as_bytes(), name.as_bytes()].concat()
+}
+
+/// The key from which that of a slot follows; for a public key a random one, and how it is sealed to that.
+struct SlotKey {
+    stretched: Zeroizing<[u8; 32]>,
+    encapsulated: Vec<u8>,
+}
+
+impl SlotKey {
+    fn new(credential: &Credential, stretching: Stretching, salt: &[u8; 32], aad: &[u8]) -> Result<Self> {
+        let public = match credential {
+            Credential::PublicKey(public) => *public,
+            Credential::PrivateKey(private) => private.public(),
+            Credential::Password(_) | Credential::KeyFile(_) => {
+                let stretched = stretch(credential, stretching, salt)?.expect("these two are stretched");
+                return Ok(Self { stretched, encapsulated: Vec::new() });
+            }
+        };
+        let stretched = Zeroizing::new(random_array());
+        let mut sealed = stretched.clone();
+        let (encapsulated, tag) = hpke::seal_to(&public.0, SLOT_INFO, aad, sealed.as_mut_slice())
+            .map_err(|_| RepositoryError::BadCredential { reason: "nothing can be sealed to that public key" })?;
+        Ok(Self { stretched, encapsulated: [&encapsulated[..], sealed.as_slice(), &tag].concat() })
+    }
+}
+
+/// Builds a new slot for `secrets`, signed by them: its name and its bytes. Blocks for the stretching.
 ///
 /// # Errors
 /// [`RepositoryError::LimitExceeded`] if the cost is out of bounds or its memory not to be had.
 pub fn seal_slot(secrets: &Secrets, credential: &Credential, stretching: Stretching) -> Result<(String, Bytes)> {
-    stretching.check().map_err(|error| RepositoryError::LimitExceeded { what: error.to_string() })?;
-    let name = slot_name(&ObjectId(random_array()));
-    let header = Header::new(ObjectKind::KeySlot, 0);
-    let salt: [u8; 32] = random_array();
-    let stretched = stretch(credential, stretching, &salt)?;
-    let commitment = derive::derive(derive::SLOT_COMMITMENT, &[stretched.as_slice(), &salt]);
-    let key = FrameKey(derive::derive(derive::SLOT_SEAL, &[stretched.as_slice(), &salt]));
-    let aad = Aad::new(&header, &secrets.repository_id(), name.as_bytes());
+    seal_slot_signed(secrets, credential, stretching, secrets.signing())
+}
 
-    let mut payload = secrets.encode();
-    let (_, tag) = FrameSealer::new(key, aad).seal_last(&mut payload);
+/// As [`seal_slot`], signed by who makes it for somebody else.
+pub(crate) fn seal_slot_signed(
+    secrets: &Secrets,
+    credential: &Credential,
+    stretching: Stretching,
+    signer: &SigningKey,
+) -> Result<(String, Bytes)> {
+    stretching.check().map_err(|error| RepositoryError::LimitExceeded { what: error.to_string() })?;
+    let (name, salt) = (slot_name(&ObjectId(random_array())), random_array());
+    let (header, repository) = (Header::new(ObjectKind::KeySlot, 0), secrets.repository_id());
+    let key = SlotKey::new(credential, stretching, &salt, &slot_aad(&repository, &name))?;
+    let commitment = derive::derive(derive::SLOT_COMMITMENT, &[key.stretched.as_slice(), &salt]);
+    let frame_key = FrameKey(derive::derive(derive::SLOT_SEAL, &[key.stretched.as_slice(), &salt]));
+
+    let (renewal, renewal_public) = hpke::generate_key_pair();
+    let mut payload = Zeroizing::new([renewal.as_slice(), &secrets.encode()].concat());
+    let aad = Aad::new(&header, &repository, name.as_bytes());
+    let (_, tag) = FrameSealer::new(frame_key, aad).seal_last(&mut payload);
     let recorded = match credential {
         Credential::Password(_) => stretching,
-        Credential::KeyFile(_) => Stretching { memory_kib: 0, passes: 0, lanes: 0 },
+        _ => Stretching { memory_kib: 0, passes: 0, lanes: 0 },
     };
     let mut encoder = Encoder::new();
     encoder.raw(&header.encode());
-    encoder.raw(secrets.repository_id().as_bytes());
+    encoder.raw(repository.as_bytes());
     encoder.u8(credential.slot_kind() as u8);
     encoder.u32(recorded.memory_kib);
     encoder.u32(recorded.passes);
     encoder.u32(recorded.lanes);
     encoder.raw(&salt);
     encoder.raw(commitment.as_slice());
+    encoder.raw(&key.encapsulated);
     encoder.string(&[payload.as_slice(), &tag].concat());
-    let mut object = encoder.finish();
+    let rights = if secrets.is_admin() { KeyRights::Full } else { KeyRights::PutOnly };
+    encoder.u8(rights.byte());
+    encoder.raw(&renewal_public);
+    Ok((name.clone(), sign_and_sum(encoder.finish(), signer, &repository, &name).into()))
+}
+
+/// Puts the signature and the checksum behind a key object.
+pub(crate) fn sign_and_sum(mut object: Vec<u8>, signer: &SigningKey, repository: &ObjectId, name: &str) -> Vec<u8> {
+    let signature = signer.sign(repository, name, &object);
+    object.extend_from_slice(&signature);
     let checksum = blake3::hash(&object);
     object.extend_from_slice(checksum.as_bytes());
-    assert!(object.len() <= KEY_OBJECT_BYTES_MAX, "a slot stays under its limit");
-    Ok((name, object.into()))
+    assert!(object.len() <= KEY_OBJECT_BYTES_MAX, "a key object stays under its limit");
+    object
 }
 
 /// Stores a slot made by [`seal_slot`].
@@ -311,8 +439,7 @@ pub(crate) async fn store_slot(backend: &dyn Backend, name: &str, object: Bytes)
 }
 
 /// Reads all slots; a damaged one is returned as its error, since another may open.
-pub(crate) async fn read_slots(backend: &dyn Backend) -> Result<Vec<Result<KeySlot>>> {
-    let listed = backend.list(KEYS_PREFIX).await?;
+pub(crate) async fn read_slots(backend: &dyn Backend, listed: Vec<ObjectMeta>) -> Result<Vec<Result<KeySlot>>> {
     if listed.is_empty() {
         return Err(RepositoryError::MissingObject { object: format!("{KEYS_PREFIX}/*") });
     }
@@ -348,7 +475,7 @@ mod tests {
             let (name, object) = seal_slot(&secrets, &credential, Stretching::CHEAPEST).unwrap();
             let slot = KeySlot::decode(&name, &object).unwrap();
             let opened = slot.open(&credential).unwrap().expect("it opens");
-            assert_eq!(opened.encode(), secrets.encode());
+            assert_eq!(opened.secrets.encode(), secrets.encode());
             assert!(slot.open(&password("wrong")).unwrap().is_none());
             assert!(slot.open(&Credential::key_file(vec![4; 40]).unwrap()).unwrap().is_none());
         }

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod index;
 pub mod io;
 pub mod key_admin;
+pub mod key_text;
 pub mod keys;
 pub mod leftovers;
 pub mod limits;
@@ -26,6 +27,7 @@ pub mod prune;
 pub mod repair;
 pub mod repository;
 pub mod retention;
+pub mod rotation;
 pub mod verify;
 
 pub use error::{RepositoryError, Result};

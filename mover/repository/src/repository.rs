@@ -3,15 +3,17 @@
 //! Cheap to clone, `Send + Sync`, shared by all shards. Opening reads `config` and the key slots,
 //! nothing else. Never holds a lock in the store: whoever works registers in the log.
 
-use crate::backend::{Backend, Created, StorageErrorKind};
+use crate::backend::{Backend, Created, ObjectMeta, StorageErrorKind};
+use crate::codec::{DecodeError, Decoder};
 use crate::config::{CONFIG_NAME, ChunkerConfig, CompressionConfig, Config};
 use crate::crypto::{Header, ObjectKind, Secrets, random_array};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId, UnixNanos};
 use crate::io::Pool;
-use crate::keys::{self, Credential, KEYS_PREFIX, Stretching};
+use crate::keys::{self, Credential, KEYS_PREFIX, Opened, Stretching};
 use crate::limits::KEY_OBJECT_BYTES_MAX;
 use crate::log::{self, ClientMemory, History, OpenRecord, Registration, Seen};
+use crate::rotation::{parse_rotation_name, take_rotations};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +61,23 @@ pub enum KeyRights {
     Full,
     /// Backups and deduplication, no reading of file content, no destructive records.
     PutOnly,
+}
+
+impl KeyRights {
+    pub(crate) fn byte(self) -> u8 {
+        match self {
+            Self::Full => 0,
+            Self::PutOnly => 1,
+        }
+    }
+
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> std::result::Result<Self, DecodeError> {
+        match decoder.u8()? {
+            0 => Ok(Self::Full),
+            1 => Ok(Self::PutOnly),
+            _ => Err(DecodeError::Invalid { field: "rights of a key" }),
+        }
+    }
 }
 
 struct Inner {
@@ -135,7 +154,7 @@ impl Repository {
     /// The same repository on another store: what a crash has left of it, for instance.
     #[cfg(any(test, feature = "simulation"))]
     pub fn moved_to(&self, backend: Arc<dyn Backend>) -> Repository {
-        let secrets = Secrets::decode(self.id(), &self.secrets().encode()).expect("its own secrets");
+        let secrets = self.secrets().duplicate();
         let (config, blocking) = (*self.config(), Pool::new("mover-keys", 1));
         Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, slot: None, blocking }) }
     }
@@ -167,7 +186,10 @@ impl Repository {
             Err(newer @ RepositoryError::NewerFormat { .. }) => Some(newer),
             Err(damage) => return Err(damage),
         };
-        let slots = keys::read_slots(backend.as_ref()).await?;
+        let listed = backend.list(KEYS_PREFIX).await?;
+        let (rotations, listed): (Vec<ObjectMeta>, Vec<ObjectMeta>) =
+            listed.into_iter().partition(|meta| parse_rotation_name(&meta.name).is_some());
+        let slots = keys::read_slots(backend.as_ref(), listed).await?;
 
         let blocking = Pool::new("mover-keys", 1);
         for slot in slots {
@@ -179,8 +201,8 @@ impl Repository {
                 }
                 Err(error) => Err(error),
             };
-            let secrets = match opened {
-                Ok(Some(secrets)) => secrets,
+            let Opened { mut secrets, renewal } = match opened {
+                Ok(Some(opened)) => opened,
                 Ok(None) => continue,
                 Err(error) => {
                     first_damage.get_or_insert(error);
@@ -190,6 +212,16 @@ impl Repository {
             // The slot of an init that lost a race opens, but its secrets do not fit `config`.
             match Config::open(&secrets, &config_object) {
                 Ok(config) => {
+                    let id = slot_id.ok_or(RepositoryError::WrongKey)?;
+                    match take_rotations(backend.as_ref(), &rotations, &mut secrets, &id, &renewal).await {
+                        Ok(()) => {}
+                        // A slot that was left out; the same credential may have another one.
+                        Err(left_out @ RepositoryError::UnknownGeneration { .. }) => {
+                            first_damage.get_or_insert(left_out);
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    }
                     let memory =
                         options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
                     let inner = Inner { backend, secrets, config, memory, slot: slot_id, blocking };
@@ -263,10 +295,11 @@ impl Repository {
     pub async fn add_key(&self, credential: &Credential, rights: KeyRights, stretching: Stretching) -> Result<String> {
         let secrets = match rights {
             KeyRights::PutOnly => self.secrets().put_only(),
-            KeyRights::Full => Secrets::decode(self.id(), &self.secrets().encode())
-                .map_err(RepositoryError::decoding("the secrets of this client"))?,
+            KeyRights::Full => self.secrets().duplicate(),
         };
-        let (_, name, slot) = seal_slot(&self.inner.blocking, secrets, credential, stretching).await?;
+        let (inner, credential) = (Arc::clone(&self.inner), credential.clone());
+        let seal = move || keys::seal_slot_signed(&secrets, &credential, stretching, inner.secrets.signing());
+        let (name, slot) = flatten(self.inner.blocking.run(seal).await)?;
         keys::store_slot(self.backend().as_ref(), &name, slot).await?;
         Ok(name)
     }

@@ -408,17 +408,24 @@ pub enum KeyCommand {
     Change(NewKeyArgs),
     /// Remove a key, by the beginning of its id
     Remove(KeyRemoveArgs),
+    /// Draw new secrets for all that is written from now on, and give them to the keys that are there
+    Rotate,
+    /// Make a key pair: the private key in FILE (mode 0600), the public one in FILE.pub; touches no repository
+    Generate(KeyGenerateArgs),
 }
 
 /// The new credential of `key add` and `key change`.
 #[derive(Args, Debug)]
 pub struct NewKeyArgs {
     /// Make a key file here (mode 0600)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_file", "recovery"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_password_file", "recovery", "public_key"])]
     pub new_key_file: Option<PathBuf>,
     /// The new password is the first line of this file
-    #[arg(long, value_name = "FILE", conflicts_with = "recovery")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recovery", "public_key"])]
     pub new_password_file: Option<PathBuf>,
+    /// Let the private key open it whose public key is in this file; `mover key generate` makes both
+    #[arg(long, value_name = "FILE", conflicts_with = "recovery")]
+    pub public_key: Option<PathBuf>,
     /// Draw a recovery key and print it once, to be kept on paper: it is typed as a password
     #[arg(long)]
     pub recovery: bool,
@@ -436,6 +443,14 @@ pub struct KeyAddArgs {
     /// It may back up, and neither read what is stored nor remove anything: for a host that might be taken over
     #[arg(long)]
     pub put_only: bool,
+}
+
+/// `mover key generate`
+#[derive(Args, Debug)]
+pub struct KeyGenerateArgs {
+    /// Where the private key goes; neither it nor FILE.pub may exist
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `mover key remove`
@@ -461,6 +476,16 @@ pub enum RepairCommand {
     Index,
     /// Read all data and mark what is damaged: the next backup stores again what its source still has
     Packs,
+    /// Store anew, under the newest keys, what older packs hold: after `mover key rotate`, in as many runs as it takes
+    Rekey(RekeyArgs),
+}
+
+/// `mover repair rekey`
+#[derive(Args, Debug)]
+pub struct RekeyArgs {
+    /// Copy at most this much live data, before compression; without it all
+    #[arg(long, value_name = "SIZE")]
+    pub budget: Option<Size>,
 }
 
 /// `mover config`

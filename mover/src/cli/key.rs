@@ -6,13 +6,14 @@ use futures_lite::future::block_on;
 use mover_repository::Repository;
 use mover_repository::ids::ObjectId;
 use mover_repository::key_admin::{KeyInfo, add_key, calibrated_stretching, list_keys, remove_key};
-use mover_repository::keys::{Credential, Stretching};
+use mover_repository::key_text::{PrivateKey, recovery_key};
+use mover_repository::keys::{Credential, SlotKind, Stretching};
 use mover_repository::log::Role;
 use mover_repository::repository::KeyRights;
+use mover_repository::rotation::rotate_keys;
 use serde_json::json;
-use zeroize::Zeroizing;
 
-use super::args::{KeyAddArgs, KeyArgs, KeyCommand, NewKeyArgs};
+use super::args::{KeyAddArgs, KeyArgs, KeyCommand, KeyGenerateArgs, NewKeyArgs};
 use super::error::{CliError, Result};
 use super::exit::Exit;
 use super::init::NewKeyFile;
@@ -29,9 +30,14 @@ const STRETCHING_TIME: Duration = Duration::from_millis(500);
 
 /// Runs one of the commands.
 pub fn run(session: &Session, args: &KeyArgs) -> Result<Exit> {
+    if let KeyCommand::Generate(args) = &args.what {
+        return generate(session, args);
+    }
     let opened = repository::open(session)?;
     match &args.what {
+        KeyCommand::Generate(args) => generate(session, args),
         KeyCommand::List => list(session, &opened),
+        KeyCommand::Rotate => rotate(session, &opened),
         KeyCommand::Add(args) => {
             repository::require_admin(&opened)?;
             let slot = add(session, &opened, &args.new, rights(args))?;
@@ -73,7 +79,7 @@ fn list(session: &Session, opened: &Repository) -> Result<Exit> {
             if key.is_own { "*" } else { "" }.to_owned(),
             short(&key.slot),
             opened_by(key).to_owned(),
-            key.rights.map_or("not recorded: the first key, or forged", rights_name).to_owned(),
+            key.rights.map_or("nobody says: damaged, or forged", rights_name).to_owned(),
             key.added.map_or_else(|| "-".to_owned(), local_time),
             escape(key.label.as_bytes()),
         ]);
@@ -87,9 +93,10 @@ fn list(session: &Session, opened: &Repository) -> Result<Exit> {
 }
 
 fn opened_by(key: &KeyInfo) -> &'static str {
-    match key.is_of_key_file {
-        Some(true) => "key file",
-        Some(false) => "password",
+    match key.opened_by {
+        Some(SlotKind::KeyFile) => "key file",
+        Some(SlotKind::Password) => "password",
+        Some(SlotKind::PublicKey) => "private key",
         None => "damaged",
     }
 }
@@ -114,10 +121,15 @@ fn add(session: &Session, opened: &Repository, new: &NewKeyArgs, rights: KeyRigh
         let slot = store(&file.credential, Stretching::default())?;
         file.keep();
         slot
+    } else if let Some(path) = &new.public_key {
+        store(&Credential::PublicKey(secret::read_public_key(path)?), Stretching::default())?
     } else if new.recovery {
-        let text = recovery_key()?;
+        let text = recovery_key();
         let slot = store(&Credential::password(text.as_str())?, Stretching::default())?;
-        output.say("the recovery key, shown once: write it down, and type it as a password, with its dashes")?;
+        output.say(
+            "the recovery key, shown once: write it down, all of it; it is typed as a password, and its last eight digits \
+             tell a typing error from a wrong key",
+        )?;
         output.say(&text)?;
         output.object("recovery_key", json!({ "key": text.as_str() }))?;
         slot
@@ -137,17 +149,51 @@ fn add(session: &Session, opened: &Repository, new: &NewKeyArgs, rights: KeyRigh
     Ok(slot)
 }
 
-/// 256 random bits in groups that can be read aloud.
-fn recovery_key() -> Result<Zeroizing<String>> {
-    let digits = secret::random_hex()?;
-    let mut text = Zeroizing::new(String::with_capacity(digits.len() + digits.len() / 4));
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && at % 4 == 0 {
-            text.push('-');
-        }
-        text.push(digit);
+/// Makes a key pair. The private key is of use wherever its public one was added.
+fn generate(session: &Session, args: &KeyGenerateArgs) -> Result<Exit> {
+    let private = PrivateKey::generate();
+    let public = private.public().to_string();
+    let public_path = secret::create_key_pair(&args.file, &private)?;
+    let output = &session.output;
+    output.say(&format!("the private key is in {}: keep it safe", args.file.display()))?;
+    output.say(&format!("the public one is in {}, and may be given to anybody:", public_path.display()))?;
+    output.say(&public)?;
+    output.note("`mover key add --public-key` lets it open a repository, then `--key-file` with the private key does");
+    output.object("summary", json!({ "public_key": public, "exit_code": 0 }))?;
+    Ok(Exit::Done)
+}
+
+fn rotate(session: &Session, opened: &Repository) -> Result<Exit> {
+    repository::require_admin(opened)?;
+    let rotated = block_on(rotate_keys(opened, &repository::open_record(Role::Admin, "")?, OTHERS_WAIT))?;
+    let output = &session.output;
+    output.say(&format!(
+        "key generation {} is in force: what is written from now on is sealed under it",
+        rotated.generation
+    ))?;
+    let name = |key: &KeyInfo| format!("{} ({}) {}", short(&key.slot), opened_by(key), escape(key.label.as_bytes()));
+    for key in &rotated.carried {
+        output.say(&format!("given to {}, which may do {}", name(key), key.rights.map_or("nothing", rights_name)))?;
     }
-    Ok(text)
+    for key in &rotated.left_out {
+        output.warn(&format!("not given to {}: it is damaged, or no admin made it", name(key)));
+    }
+    output.note(
+        "who held an older key and can still read the place can read what was stored before, until `mover repair rekey` and \
+         then `mover prune` have stored it anew and deleted it; points, paths and times in older log records stay readable \
+         to them, and so does for ever what they have copied. Remove a key that is not trusted before you rotate: who is \
+         in the list above has the new keys. Runs that began before go on under the older ones",
+    );
+    output.note("keep a new copy of `keys/` elsewhere: an older one does not open what is written from now on");
+    let ids = |keys: &[KeyInfo]| keys.iter().map(|key| key.slot.to_string()).collect::<Vec<_>>();
+    let fields = json!({
+        "generation": rotated.generation,
+        "given_to": ids(&rotated.carried),
+        "left_out": ids(&rotated.left_out),
+        "exit_code": 0,
+    });
+    output.object("summary", fields)?;
+    Ok(Exit::Done)
 }
 
 fn change(session: &Session, opened: &Repository, new: &NewKeyArgs) -> Result<Exit> {
@@ -166,8 +212,9 @@ fn remove(session: &Session, opened: &Repository, slot: ObjectId) -> Result<()> 
     block_on(remove_key(opened, &repository::open_record(Role::Admin, "")?, slot, OTHERS_WAIT))?;
     session.output.say(&format!("key {} is removed", short(&slot)))?;
     session.output.note(
-        "who had that key may have kept a copy of it, or of the secrets under it: what was stored so far stays readable to \
-         them where they can still reach the repository; take their access to the place away too",
+        "who had that key may have kept a copy of it, or of the secrets under it: with these they read what is stored, and \
+         write, as long as they can reach the place. Take their access away; `mover key rotate` seals what comes from now \
+         on under new secrets, `mover repair rekey` what is there. What they have copied stays readable to them",
     );
     Ok(())
 }

@@ -28,6 +28,7 @@ pub mod process;
 mod progress_view;
 mod prune;
 mod rate;
+mod rekey;
 mod repair;
 mod repository;
 mod restore;

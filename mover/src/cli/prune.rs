@@ -73,7 +73,8 @@ fn print(session: &Session, report: &PruneReport, dry_run: bool) -> Result<Exit>
     Ok(exit)
 }
 
-fn packs(count: &Packs) -> String {
+/// A number of packs and their size.
+pub(super) fn packs(count: &Packs) -> String {
     format!("{} packs, {}", human_count(count.packs), human_bytes(count.bytes))
 }
 

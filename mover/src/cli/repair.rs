@@ -1,5 +1,5 @@
 //! `mover repair`: new index segments from the tables of contents of all packs; and a record of what is damaged, so that
-//! nothing relies on it and the next backup stores it again. Neither removes anything.
+//! nothing relies on it and the next backup stores it again. Neither removes anything. `repair rekey` is in `rekey.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,14 @@ use super::error::{CliError, Result};
 use super::exit::Exit;
 use super::progress_view::{ProgressView, Snapshot};
 use super::units::human_count;
-use super::{repository, verify};
+use super::{rekey, repository, verify};
 
 /// Repairs.
 pub fn run(session: &Session, args: &RepairArgs) -> Result<Exit> {
-    match args.what {
+    match &args.what {
         RepairCommand::Index => index(session),
         RepairCommand::Packs => packs(session),
+        RepairCommand::Rekey(args) => rekey::run(session, args),
     }
 }
 

@@ -17,6 +17,7 @@ use super::Session;
 use super::error::{CliError, Result};
 use super::point::{self, Candidate};
 use super::secret;
+use super::text::escape;
 use super::units::human_bytes;
 
 /// The place that the settings name.
@@ -163,7 +164,25 @@ const DAMAGE_LISTED_MAX: usize = 20;
 pub fn history(session: &Session, repository: &Repository) -> Result<(History, u64)> {
     let (history, damage) = block_on(repository.history_with_damage())?;
     let exceptions = list_damage(session, &damage);
+    tell_refused(session, &history);
     Ok((history, exceptions))
+}
+
+/// Records that have no effect, since their signer may not do what they say: somebody tried. They stay in the log, so
+/// they are no exceptions.
+fn tell_refused(session: &Session, history: &History) {
+    let refused: Vec<_> = history.refused().collect();
+    for (number, reason) in refused.iter().take(DAMAGE_LISTED_MAX) {
+        let host = history.entry(*number).and_then(|entry| entry.open.as_ref()).map(|open| open.host.as_str());
+        let host = escape(host.unwrap_or_default().as_bytes());
+        session.output.warn(&format!("log record {} of host '{host}' has no effect: {reason}", number.0));
+    }
+    if refused.len() > DAMAGE_LISTED_MAX {
+        session.output.warn(&format!("{} more log records have no effect", refused.len() - DAMAGE_LISTED_MAX));
+    }
+    if !refused.is_empty() {
+        session.output.warn("a key may be in wrong hands: `mover key list` shows them all");
+    }
 }
 
 /// Lists what is wrong with a history that is read all the same. Gives how much it is.

@@ -7,8 +7,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use mover_repository::key_text::{PrivateKey, PublicKey};
 use mover_repository::keys::{Credential, KEY_FILE_BYTES_MAX};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -28,18 +29,52 @@ pub fn read(source: &CredentialSource, twice: bool, output: &Output) -> Result<C
     match source {
         CredentialSource::EnvironmentPassword => {
             let value = Zeroizing::new(std::env::var_os("MOVER_PASSWORD").unwrap_or_default().into_vec());
-            password(value, "MOVER_PASSWORD").map(Credential::Password)
+            credential(password(value, "MOVER_PASSWORD")?)
         }
         CredentialSource::PasswordFile(path) => {
             let content = read_file(path, "password file", output)?;
             let line_end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
             let line = content[..line_end].strip_suffix(b"\r").unwrap_or(&content[..line_end]);
             let place = format!("password file {}", path.display());
-            password(Zeroizing::new(line.to_vec()), &place).map(Credential::Password)
+            credential(password(Zeroizing::new(line.to_vec()), &place)?)
         }
         CredentialSource::KeyFile(path) => key_credential(read_file(path, "key file", output)?),
-        CredentialSource::Prompt => prompt(twice).map(Credential::Password),
+        CredentialSource::Prompt => credential(prompt(twice)?),
     }
+}
+
+/// A password, or a recovery key that was typed as one.
+fn credential(mut text: Zeroizing<String>) -> Result<Credential> {
+    Ok(Credential::password(std::mem::take(&mut *text))?)
+}
+
+/// Reads a file with a public key.
+pub fn read_public_key(path: &Path) -> Result<PublicKey> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read public key {}: {error}", path.display());
+        CliError::usage(message, "`mover key generate` makes one")
+    })?;
+    Ok(text.parse()?)
+}
+
+/// Makes the files of a key pair: the private key, mode 0600, and beside it the public one, whose path is given.
+/// Neither may exist.
+pub fn create_key_pair(path: &Path, private: &PrivateKey) -> Result<PathBuf> {
+    let mut public_path = path.as_os_str().to_owned();
+    public_path.push(".pub");
+    let public_path = PathBuf::from(public_path);
+    create_file(&public_path, 0o644, format!("{}\n", private.public()).as_bytes())?;
+    if let Err(error) = create_file(path, 0o600, private.to_text().as_bytes()) {
+        let _ = std::fs::remove_file(&public_path);
+        return Err(error);
+    }
+    Ok(public_path)
+}
+
+fn create_file(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
+    let cannot = |error: std::io::Error| CliError::system("create key file", path.display(), error);
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(path).map_err(cannot)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(cannot)
 }
 
 /// The credential of a key file's content.
@@ -80,14 +115,10 @@ fn read_file(path: &Path, what: &str, output: &Output) -> Result<Zeroizing<Vec<u
 
 /// Makes a key file of random bytes, mode 0600; it must not exist.
 pub fn create_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
-    let cannot = |error: std::io::Error| CliError::system("create key file", path.display(), error);
     let key = random_hex()?;
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).map_err(cannot)?;
-    file.write_all(key.as_bytes())
-        .and_then(|()| file.write_all(b"\n"))
-        .and_then(|()| file.sync_all())
-        .map_err(cannot)?;
-    Ok(Zeroizing::new([key.as_bytes(), b"\n"].concat()))
+    let content = Zeroizing::new([key.as_bytes(), b"\n"].concat());
+    create_file(path, 0o600, &content)?;
+    Ok(content)
 }
 
 /// 256 random bits as text.
@@ -188,7 +219,7 @@ mod tests {
         std::fs::write(&path, content).unwrap();
         match read(&CredentialSource::PasswordFile(path), false, &Output::new(false, true))? {
             Credential::Password(password) => Ok(password.as_str().to_owned()),
-            Credential::KeyFile(_) => panic!("a password file is no key"),
+            other => panic!("a password file is no key: {other:?}"),
         }
     }
 
@@ -212,7 +243,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         match read(&CredentialSource::KeyFile(path.clone()), false, &Output::new(false, true)).unwrap() {
             Credential::KeyFile(content) => assert_eq!(content, key),
-            Credential::Password(_) => panic!("a key file is no password"),
+            other => panic!("a key file is no password: {other:?}"),
         }
         assert!(create_key_file(&path).is_err());
     }

@@ -191,8 +191,17 @@ fn key_commands_add_list_change_and_remove() {
 
     // A recovery key opens as a password does.
     let printed = repo.run("key", &["add", "--recovery"]).expect(exit::DONE).text();
-    let recovery =
-        printed.lines().find(|line| line.len() == 79 && line.contains('-')).expect("a recovery key").to_owned();
+    let recovery = printed.lines().find(|line| line.starts_with("mover-recovery-")).expect("a recovery key").to_owned();
+    let with_recovery = |typed: &str| {
+        let mut command = repo.command("key", &["list", "--json"]);
+        command.env_remove("MOVER_PASSWORD_FILE").env("MOVER_PASSWORD", typed);
+        mover_tests::mover::finish(command, None)
+    };
+    // A typing error is told from a key that opens nothing; capitals and missing dashes are none.
+    let digit = if recovery.ends_with('0') { '1' } else { '0' };
+    with_recovery(&format!("{}{digit}", &recovery[..recovery.len() - 1])).expect_error(exit::USAGE, "typing error");
+    with_recovery(&format!("mover-recovery-{}", "0".repeat(64))).expect_error(exit::USAGE, "typing error");
+    with_recovery(&format!("MOVER-RECOVERY-{}", recovery[15..].replace('-', ""))).expect(exit::DONE);
     let mut by_recovery = repo.command("key", &["list", "--json"]);
     by_recovery.env_remove("MOVER_PASSWORD_FILE").env("MOVER_PASSWORD", &recovery);
     let keys = json_lines(&mover_tests::mover::finish(by_recovery, None).expect(exit::DONE).stdout);
@@ -220,4 +229,57 @@ fn key_that_is_the_last_one_with_all_rights_stays() {
     let id = list()[0]["id"].as_str().expect("an id").to_owned();
     repo.run("key", &["remove", &id[..12]]).expect_error(exit::FAILED, "last key with all rights");
     assert_eq!(list().len(), 1);
+}
+
+/// A key pair of an escrow, a client that may only add, a rotation, and all that is stored under the new keys.
+#[test]
+fn key_rotate_and_rekey_bring_all_under_new_keys_and_every_key_still_opens() {
+    needs!("rsync");
+    let (repo, source, ids) = three_points();
+    let as_key = |file: &std::path::Path, subcommand: &str, more: &[&str]| {
+        let mut command = repo.command(subcommand, more);
+        command.env_remove("MOVER_PASSWORD_FILE").env("MOVER_KEY_FILE", file);
+        mover_tests::mover::finish(command, None)
+    };
+    let (escrow, client) = (repo.scratch().join("escrow"), repo.scratch().join("client"));
+    let text = |path: &std::path::Path| path.to_str().expect("a path of text").to_owned();
+    let public = text(&repo.scratch().join("escrow.pub"));
+    repo.run("key", &["generate", &text(&escrow)]).expect(exit::DONE);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&escrow.metadata().expect("a private key").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    repo.run("key", &["generate", &text(&escrow)]).expect(exit::FAILED);
+    repo.run("key", &["add", "--public-key", &public, "--label", "escrow"]).expect(exit::DONE);
+    repo.run("key", &["add", "--put-only", "--new-key-file", &text(&client)]).expect(exit::DONE);
+    repo.run("key", &["add", "--public-key", &text(&client)]).expect_error(exit::USAGE, "no public key");
+    let listed = as_key(&escrow, "key", &["list"]).expect(exit::DONE).text();
+    assert!(listed.contains("private key") && listed.contains("escrow"), "{listed}");
+    as_key(&client, "key", &["rotate"]).expect_error(exit::USAGE, "may only add");
+
+    let rotated = repo.run("key", &["rotate"]).expect(exit::DONE);
+    let said = format!("{}{}", rotated.text(), rotated.stderr);
+    for told in ["generation 2", "escrow", "only add", "repair rekey", "copied", "log records"] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    let path = text(&source);
+    write_random(&source.join("large"), 4 * MIB, 7);
+    as_key(&client, "backup", &["--json", &path]).expect(exit::DONE);
+    as_key(&client, "repair", &["rekey"]).expect_error(exit::USAGE, "may only add");
+    let first = summary(repo.run("repair", &["rekey", "--json", "--budget", "6MiB"]));
+    let (moved, left) = (first["moved"]["packs"].as_u64(), first["left"]["packs"].as_u64());
+    assert!(moved > Some(0) && left > Some(0), "{first}");
+    let second = summary(repo.run("repair", &["rekey", "--json"]));
+    assert_eq!((second["left"]["packs"].as_u64(), second["generation"].as_u64()), (Some(0), Some(2)), "{second}");
+    summary(repo.run("prune", &["--json"]));
+    repo.verify_all();
+    assert_eq!(summary(repo.run("repair", &["rekey", "--json"]))["moved"]["packs"].as_u64(), Some(0));
+    let target = repo.directory("escrow-target");
+    let restored = as_key(&escrow, "restore", &["--json", &points(&repo)[3], "--target", &text(&target)]);
+    restored.expect(exit::DONE);
+    assert_same_tree(&source, &target.join(source.strip_prefix("/").expect("absolute")));
+    assert_eq!(repo.restore(&ids[0], &source, "target").join("large").metadata().expect("restored").len(), 4 * MIB);
+    let removed = repo.run("key", &["list", "--json"]).expect(exit::DONE);
+    let own = json_lines(&removed.stdout).into_iter().find(|line| line["label"] == "escrow").expect("the escrow");
+    let removed = repo.run("key", &["remove", &own["id"].as_str().expect("an id")[..12]]).expect(exit::DONE);
+    assert!(removed.stderr.contains("key rotate") && removed.stderr.contains("copied"), "{removed}");
+    as_key(&escrow, "points", &[]).expect(exit::WRONG_KEY);
 }

@@ -37,12 +37,21 @@ pub enum ObjectKind {
     StructurePack = 5,
     /// `index/<id>`
     IndexSegment = 6,
+    /// `keys/rotation/<id>`
+    Rotation = 7,
 }
 
 impl ObjectKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        let kinds =
-            [Self::Config, Self::KeySlot, Self::LogRecord, Self::DataPack, Self::StructurePack, Self::IndexSegment];
+        let kinds = [
+            Self::Config,
+            Self::KeySlot,
+            Self::LogRecord,
+            Self::DataPack,
+            Self::StructurePack,
+            Self::IndexSegment,
+            Self::Rotation,
+        ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }
 }

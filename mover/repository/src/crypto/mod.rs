@@ -5,7 +5,7 @@
 //! | `derive.rs` | the one key derivation: BLAKE3 derive-key mode, all contexts |
 //! | `header.rs` | plain header of every object, additional authenticated data |
 //! | `aead.rs` | AES-256-GCM over numbered frames; a number is consumed by sealing |
-//! | `hpke.rs` | encapsulation of a pack's key to the read public key |
+//! | `hpke.rs` | sealing to a public key: a pack's key, a key slot, new generations |
 //! | `sign.rs` | Ed25519 keys of clients |
 //! | `secrets.rs` | all secrets of a repository and what is computed with them |
 //! | `object.rs` | small sealed objects: config, log records |
@@ -16,7 +16,7 @@
 pub mod aead;
 pub(crate) mod derive;
 mod header;
-mod hpke;
+pub(crate) mod hpke;
 mod object;
 mod secrets;
 mod sign;
@@ -25,6 +25,7 @@ pub use aead::{FrameKey, FrameOpener, FrameSealer, SealBroken, TAG_BYTES, TOC_FR
 pub use header::{Aad, HEADER_BYTES, Header, ObjectKind, SUITE};
 pub use hpke::{KEY_BLOCK_BYTES, KeyBlock};
 pub use object::{OBJECT_OVERHEAD_BYTES, open_object, seal_object};
+pub(crate) use secrets::NewGeneration;
 pub use secrets::Secrets;
 pub use sign::{SIGNATURE_BYTES, SigningKey, VerifyingKey};
 

@@ -51,8 +51,8 @@ pub fn open_object(secrets: &Secrets, kind: ObjectKind, name: &str, object: &[u8
 /// True if the object opens under a header that this version writes. The header is authenticated too, so
 /// no newer version has sealed it, whatever the header says now.
 fn is_todays_but_for_its_header(secrets: &Secrets, kind: ObjectKind, name: &str, object: &[u8]) -> bool {
-    let header = Header::new(kind, secrets.structure_generation());
-    open_under(secrets, &header, name, object).is_ok()
+    let mut generations = secrets.structure_generations().rev();
+    generations.any(|generation| open_under(secrets, &Header::new(kind, generation), name, object).is_ok())
 }
 
 fn open_under(secrets: &Secrets, header: &Header, name: &str, object: &[u8]) -> Result<Vec<u8>> {

@@ -15,11 +15,11 @@ use super::aead::FrameKey;
 use super::derive::{self, Key, derive};
 use super::header::ObjectKind;
 use super::hpke::{self, KeyBlock};
-use super::sign::{SigningKey, VerifyingKey};
+use super::sign::{SIGNATURE_BYTES, SigningKey, VerifyingKey};
 use super::{SealBroken, random_array};
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
-use crate::ids::{ChunkId, ObjectId, PackId};
+use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -46,15 +46,37 @@ pub struct Secrets {
     read: Vec<ReadKey>,
     signing: SigningKey,
     admins: Vec<VerifyingKey>,
+    /// Where in the log the generations above the first one came into force. Not in a key slot: read when a repository
+    /// is opened.
+    rotations: Vec<Rotated>,
     chunk_key: Key,
     identity_key: Key,
     path_key: Key,
 }
 
+/// A rotation that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rotated {
+    generation: u32,
+    at: LogNumber,
+}
+
+/// The secrets of a generation that a rotation draws, of which a client without the right to read is given only a part.
+pub(crate) struct NewGeneration {
+    /// Its number, the same for both classes.
+    pub(crate) generation: u32,
+    /// The structure secret.
+    pub(crate) structure: Key,
+    /// The public read key.
+    pub(crate) read_public: [u8; 32],
+    /// The private one.
+    pub(crate) read_private: Option<Key>,
+}
+
 impl Secrets {
     /// Draws all secrets of a new repository; its signing key is the first admin key.
     pub fn generate(repository: ObjectId) -> Self {
-        let (private, public) = hpke::generate_read_key();
+        let (private, public) = hpke::generate_key_pair();
         let signing = SigningKey::random();
         let admins = vec![signing.verifying_key()];
         Self::assemble(
@@ -72,7 +94,7 @@ impl Secrets {
     /// so that a simulated run can be replayed in another process.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn seeded(repository: ObjectId, seed: u64) -> Self {
-        let (private, public) = hpke::generate_read_key();
+        let (private, public) = hpke::generate_key_pair();
         let signing = SigningKey::random();
         let admins = vec![signing.verifying_key()];
         let secret =
@@ -94,7 +116,67 @@ impl Secrets {
         let chunk_key = derive(derive::CHUNK_ID, &[id.as_slice()]);
         let identity_key = derive(derive::IDENTITY_DIGEST, &[id.as_slice()]);
         let path_key = derive(derive::PATH_HASH, &[cut.as_slice()]);
-        Self { repository, id, cut, structure, read, signing, admins, chunk_key, identity_key, path_key }
+        let rotations = Vec::new();
+        Self { repository, id, cut, structure, read, signing, admins, rotations, chunk_key, identity_key, path_key }
+    }
+
+    /// The same secrets once more, for another slot or another store.
+    pub(crate) fn duplicate(&self) -> Self {
+        let mut copy = Self::decode(self.repository, &self.encode()).expect("what was encoded is decoded");
+        copy.rotations = self.rotations.clone();
+        copy
+    }
+
+    /// Draws the generation after the newest one.
+    ///
+    /// # Errors
+    /// [`RepositoryError::LimitExceeded`] if there are as many as a key slot may hold.
+    pub(crate) fn draw_generation(&self) -> Result<NewGeneration> {
+        if self.structure.len().max(self.read.len()) >= GENERATIONS_MAX {
+            let what = format!("{GENERATIONS_MAX} generations of keys; a new repository is needed");
+            return Err(RepositoryError::LimitExceeded { what });
+        }
+        let (private, read_public) = hpke::generate_key_pair();
+        Ok(NewGeneration {
+            generation: self.structure_generation() + 1,
+            structure: Zeroizing::new(random_array()),
+            read_public,
+            read_private: Some(private),
+        })
+    }
+
+    /// Takes a generation that is in force: what is written from now on is sealed under it.
+    pub(crate) fn add_generation(&mut self, new: NewGeneration) {
+        assert_eq!(new.generation, self.structure_generation() + 1, "generations count by one");
+        self.structure.push(StructureKey { generation: new.generation, secret: new.structure });
+        self.read.push(ReadKey { generation: new.generation, public: new.read_public, private: new.read_private });
+    }
+
+    /// Notes where in the log a generation came into force.
+    pub(crate) fn note_rotation(&mut self, generation: u32, at: LogNumber) {
+        self.rotations.push(Rotated { generation, at });
+    }
+
+    /// Where a generation came into force; none for the first one, and for one that is not known.
+    pub(crate) fn rotated_at(&self, generation: u32) -> Option<LogNumber> {
+        self.rotations.iter().find(|rotated| rotated.generation == generation).map(|rotated| rotated.at)
+    }
+
+    /// The generation under which records of a log number have to be sealed, at least: who was not given it any more
+    /// can still seal under an older one.
+    pub(crate) fn generation_at(&self, number: LogNumber) -> u32 {
+        let before = self.rotations.iter().filter(|rotated| rotated.at < number);
+        before.map(|rotated| rotated.generation).max().unwrap_or_default()
+    }
+
+    /// All generations of the structure secret, oldest first.
+    pub(crate) fn structure_generations(&self) -> impl DoubleEndedIterator<Item = u32> {
+        self.structure.iter().map(|key| key.generation)
+    }
+
+    /// True if an admin key signed `body` as the content of object `name`.
+    pub(crate) fn is_signed_by_admin(&self, name: &str, body: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+        self.admins.iter().any(|admin| admin.verify(&self.repository, name, body, signature).is_ok())
     }
 
     /// The subset for a client that may add but not read: no private read key, and a signing key
@@ -110,7 +192,7 @@ impl Secrets {
             .iter()
             .map(|key| ReadKey { generation: key.generation, public: key.public, private: None })
             .collect();
-        Self::assemble(
+        let mut subset = Self::assemble(
             self.repository,
             self.id.clone(),
             self.cut.clone(),
@@ -118,7 +200,9 @@ impl Secrets {
             read,
             SigningKey::random(),
             self.admins.clone(),
-        )
+        );
+        subset.rotations = self.rotations.clone();
+        subset
     }
 
     /// The repository that these secrets belong to.

@@ -92,6 +92,13 @@ pub enum Outcome {
         /// The slot.
         slot: ObjectId,
     },
+    /// A new generation of keys is in force: what is written from now on is sealed under it.
+    KeysRotated {
+        /// Its number.
+        generation: u32,
+        /// The object that gives it to the key slots.
+        rotation: ObjectId,
+    },
     /// The registration ended without an effect.
     Ended {
         /// Why, in one sentence.
@@ -119,7 +126,11 @@ impl Outcome {
             | Self::Condemned { reason, .. }
             | Self::Ended { reason } => check_length("reason", reason.len(), REASON_BYTES_MAX),
             Self::KeyAdded { label, .. } => check_length("label", label.len(), HOST_BYTES_MAX),
-            Self::KeyRemoved { .. } | Self::Swept { .. } | Self::Damage { .. } | Self::Checkpoint { .. } => Ok(()),
+            Self::KeyRemoved { .. }
+            | Self::KeysRotated { .. }
+            | Self::Swept { .. }
+            | Self::Damage { .. }
+            | Self::Checkpoint { .. } => Ok(()),
         }
     }
 
@@ -186,6 +197,11 @@ impl Outcome {
                 encoder.u8(10);
                 encoder.raw(slot.as_bytes());
             }
+            Self::KeysRotated { generation, rotation } => {
+                encoder.u8(12);
+                encoder.u32(*generation);
+                encoder.raw(rotation.as_bytes());
+            }
         }
     }
 
@@ -234,6 +250,7 @@ impl Outcome {
                 label: text_field(decoder, HOST_BYTES_MAX, "label")?,
             },
             10 => Self::KeyRemoved { slot: ObjectId(decoder.array()?) },
+            12 => Self::KeysRotated { generation: decoder.u32()?, rotation: ObjectId(decoder.array()?) },
             _ => return Err(DecodeError::Invalid { field: "kind of outcome" }),
         })
     }
@@ -317,6 +334,7 @@ mod tests {
             Outcome::Ended { reason },
             Outcome::KeyAdded { slot: ObjectId([6; 32]), is_put_only: true, label: "laptop".into() },
             Outcome::KeyRemoved { slot: ObjectId([6; 32]) },
+            Outcome::KeysRotated { generation: 2, rotation: ObjectId([7; 32]) },
         ];
         for record in outcomes.map(done) {
             let body = record.encode();

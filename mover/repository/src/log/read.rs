@@ -3,16 +3,17 @@
 use super::history::{History, LogEntry, Standing};
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
-use super::record::{OpenRecord, open_record};
+use super::record::{OpenRecord, Role, open_record};
 use super::{FIRST, LOG_PREFIX, done_name, number_in_name, open_name, sealed_name};
 use crate::backend::{Backend, StorageErrorKind};
 use crate::codec::Decoder;
-use crate::crypto::{Secrets, VerifyingKey};
+use crate::crypto::{Header, ObjectKind, Secrets, VerifyingKey};
 use crate::error::{RepositoryError, Result};
-use crate::ids::LogNumber;
+use crate::ids::{LogNumber, ObjectId};
 use crate::io::in_parallel;
 use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::repository::Repository;
+use crate::rotation::check_rotations;
 use bytes::Bytes;
 use std::future::Future;
 
@@ -93,6 +94,9 @@ pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> R
         let seen = remembered.map(|seen| history.check_seen(&seen, "this client", memory.as_deref()));
         damage.extend(seen.and_then(Result::err));
     }
+    if damage.is_empty() {
+        damage.extend(check_rotations(repository.secrets(), &history).err());
+    }
     Ok((history, damage))
 }
 
@@ -127,6 +131,7 @@ async fn read_number(repository: &Repository, number: LogNumber) -> Result<Optio
         return Ok(None);
     }
     let secrets = repository.secrets();
+    let generation = oldest_generation([&open_object, &done_object]);
     let done_hash = done_object.as_ref().ok().and_then(Option::as_ref).map(|object| *blake3::hash(object).as_bytes());
     let opened = match open_object {
         Ok(Some(object)) => decode_open(secrets, &open_object_name, &object),
@@ -139,12 +144,58 @@ async fn read_number(repository: &Repository, number: LogNumber) -> Result<Optio
         Err(error) => Err(error),
     };
     let (entry, damage) = match (opened, done) {
-        (Ok((signer, open)), Ok(done)) => (Some(entry(secrets, number, Some(open), signer, done)), None),
+        (Ok((signer, open)), Ok(done)) => {
+            let mut entry = entry(secrets, number, Some(open), signer, done);
+            refuse_rotated_away(secrets, generation, &mut entry);
+            (Some(entry), None)
+        }
         // Who registered is lost, what came of it is not: it opened under the keys of this repository.
         (Err(lost), Ok(Some(done))) => (Some(entry(secrets, number, None, done.signer, Some(done))), Some(lost)),
         (Err(lost), _) | (_, Err(lost)) => (None, Some(lost)),
     };
     Ok(Some(NumberRead { entry, done_hash, damage }))
+}
+
+/// The older generation of those that two records were sealed under.
+fn oldest_generation(records: [&Result<Option<Bytes>>; 2]) -> u32 {
+    let read = records.into_iter().filter_map(|record| record.as_ref().ok()?.as_ref());
+    let generations = read.filter_map(|object| Header::decode(object, ObjectKind::LogRecord, "").ok());
+    generations.map(|header| header.generation).min().unwrap_or_default()
+}
+
+/// Who was left out of a rotation can seal under the older generation still, and may hold an admin key: what he says
+/// at a number above the rotation has no effect. (An honest run that did not know of it has ended without one.)
+fn refuse_rotated_away(secrets: &Secrets, generation: u32, entry: &mut LogEntry) {
+    let is_effect = entry.outcome().is_some_and(|outcome| !matches!(outcome, Outcome::Ended { .. }));
+    if is_effect && generation < secrets.generation_at(entry.number) {
+        entry.standing = Standing::Refused("a record under keys that were rotated away");
+    }
+}
+
+/// Generation and object of the rotation that the outcome of a number brought into force; none if it is not such an
+/// outcome, or does not count.
+///
+/// # Errors
+/// Storage errors.
+pub(crate) async fn read_rotation(
+    backend: &dyn Backend,
+    secrets: &Secrets,
+    number: LogNumber,
+) -> Result<Option<(u32, ObjectId)>> {
+    let names = [open_name(number), done_name(number)];
+    let reads = names.each_ref().map(|name| backend.get(name, LOG_RECORD_BYTES_MAX as u64));
+    let [open_read, done_read] = reads;
+    let (open_object, done_object) = (if_found(open_read.await)?, if_found(done_read.await)?);
+    let (Some(open_object), Some(done_object)) = (open_object, done_object) else { return Ok(None) };
+    let Ok((signer, open)) = decode_open(secrets, &names[0], &open_object) else { return Ok(None) };
+    let Ok(done) = decode_done(secrets, &names[1], &done_object) else { return Ok(None) };
+    let generation = oldest_generation([&Ok(Some(open_object)), &Ok(Some(done_object))]);
+    let mut entry = entry(secrets, number, Some(open), signer, Some(done));
+    refuse_rotated_away(secrets, generation, &mut entry);
+    Ok(match entry.outcome() {
+        Some(Outcome::KeysRotated { generation, rotation }) => Some((*generation, *rotation)),
+        _ => None,
+    })
 }
 
 fn entry(
@@ -154,7 +205,8 @@ fn entry(
     signer: VerifyingKey,
     done: Option<DoneRecord>,
 ) -> LogEntry {
-    let standing = done.as_ref().map_or(Standing::Counts, |done| standing(secrets, open.is_some(), &signer, done));
+    let role = open.as_ref().map(|open| open.role);
+    let standing = done.as_ref().map_or(Standing::Counts, |done| standing(secrets, role, &signer, done));
     LogEntry { number, open, signer, done, standing }
 }
 
@@ -195,17 +247,21 @@ pub(super) fn decode_done(secrets: &Secrets, name: &str, object: &[u8]) -> Resul
     Ok(done)
 }
 
-/// Judges what one record can tell: who may do what. If the registration is lost (`is_registered` is
-/// false), only what anybody may say of a run of his own counts, or what an admin key signed.
-fn standing(secrets: &Secrets, is_registered: bool, registrant: &VerifyingKey, done: &DoneRecord) -> Standing {
+/// Judges what one record can tell: who may do what. If the registration is lost (there is no
+/// `role`), only what anybody may say of a run of his own counts, or what an admin key signed.
+fn standing(secrets: &Secrets, role: Option<Role>, registrant: &VerifyingKey, done: &DoneRecord) -> Standing {
     let is_admin = secrets.is_admin_key(&done.signer);
     let is_own = done.signer == *registrant;
     match &done.outcome {
-        Outcome::Fence { .. } if (is_own && is_registered) || is_admin => Standing::Counts,
+        Outcome::Fence { .. } if (is_own && role.is_some()) || is_admin => Standing::Counts,
         Outcome::Fence { .. } => Standing::Refused("a fence of another's run that no admin key signed"),
         _ if !is_own => Standing::Refused("an outcome signed by another client than the registered one"),
         outcome if outcome.is_destructive() && !is_admin => {
             Standing::Refused("a destructive record that no admin key signed")
+        }
+        // Rotations wait for admins alone, so no other run may bring one into force below them.
+        Outcome::KeysRotated { .. } if role != Some(Role::Admin) => {
+            Standing::Refused("a rotation of keys by a run that did not register as an admin")
         }
         _ => Standing::Counts,
     }

@@ -24,6 +24,7 @@
 //! one run of blocks a segment, one record a pack. Blocks; never call it on an executor thread.
 
 mod mark;
+mod rekey;
 mod repack;
 mod sorted_ids;
 mod survey;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use hashbrown::HashSet;
 
 pub(crate) use mark::Marker;
+pub use rekey::{RekeyOptions, RekeyReport, rekey};
 use repack::Repacker;
 use sorted_ids::{IdSorter, SortedIds};
 use survey::{Place, Sources, Survey, scratch};
