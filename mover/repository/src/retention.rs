@@ -9,7 +9,7 @@
 //! before and after it, and its time is moved into that span. A flood of points with forged dates therefore
 //! takes the places of the day on which it came, and of no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use jiff::Timestamp;
@@ -239,6 +239,7 @@ fn keep_what_is_needed(verdicts: &mut [Verdict], mut kept: Vec<&RecoveryPoint>) 
 
 /// The points not among `doomed` that depend on one of these: what must not be forgotten by name alone.
 pub fn dependents<'h>(history: &'h History, doomed: &[ObjectId]) -> Vec<(&'h RecoveryPoint, ObjectId)> {
+    let doomed: HashSet<ObjectId> = doomed.iter().copied().collect();
     let stays = |point: &&RecoveryPoint| !doomed.contains(&point.id);
     let points = history.points().map(|(_, point)| point).filter(stays);
     points.filter_map(|point| Some((point, point.depends_on.filter(|base| doomed.contains(base))?))).collect()

@@ -3,6 +3,8 @@
 //! Writes one record and deletes nothing: `mover prune` frees the room, and until it has, `--undo` brings a
 //! point back.
 
+use std::collections::HashSet;
+
 use futures_lite::future::block_on;
 use jiff::tz::TimeZone;
 use mover_repository::Repository;
@@ -109,10 +111,9 @@ fn named(history: &History, args: &ForgetArgs) -> Result<Vec<Verdict>> {
         _ => return Err(CliError::usage("several sets for named points", "give one --set, or the ids alone")),
     };
     let mut verdicts: Vec<Verdict> = Vec::new();
-    for spec in &args.points {
-        let point = repository::find_point(history, spec, set)?;
-        let number = history.points().find(|(_, other)| other.id == point.id).map_or_else(Default::default, |(n, _)| n);
-        if !verdicts.iter().any(|verdict| verdict.point.id == point.id) {
+    let mut named = HashSet::new();
+    for (number, point) in repository::find_points(history, &args.points, set)? {
+        if named.insert(point.id) {
             verdicts.push(Verdict { number, time: point.finished, point, reasons: Vec::new() });
         }
     }

@@ -7,7 +7,7 @@ use futures_lite::future::block_on;
 use mover_repository::RepositoryError;
 use mover_repository::backend::{Backend, LocalBackend, StorageErrorKind};
 use mover_repository::chunk_reader::ChunkReader;
-use mover_repository::ids::{ObjectId, UnixNanos};
+use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::leftovers::Leftovers;
 use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Role, this_machine};
@@ -206,6 +206,13 @@ pub fn list_damage(session: &Session, damage: &[RepositoryError]) -> u64 {
 
 /// The recovery point that `spec` names.
 pub fn find_point(history: &History, spec: &str, set: Option<&str>) -> Result<RecoveryPoint> {
+    let mut found = find_points(history, &[spec.to_owned()], set)?;
+    let (_, point) = found.pop().expect("one point for each text");
+    Ok(point)
+}
+
+/// One point for each text, with its number.
+pub fn find_points(history: &History, specs: &[String], set: Option<&str>) -> Result<Vec<(LogNumber, RecoveryPoint)>> {
     let points = history.recovery_points();
     let candidate = |point: &RecoveryPoint| Candidate {
         id: point.id.to_string(),
@@ -213,8 +220,21 @@ pub fn find_point(history: &History, spec: &str, set: Option<&str>) -> Result<Re
         finished: point.finished,
     };
     let candidates: Vec<Candidate> = points.iter().map(|(_, point)| candidate(point)).collect();
-    let chosen = point::resolve(spec, set, &candidates)?;
-    Ok(points[chosen].1.clone())
+    let mut by_id: Vec<usize> = (0..candidates.len()).collect();
+    by_id.sort_unstable_by(|a, b| candidates[*a].id.cmp(&candidates[*b].id));
+    // Thousands may be named by their ids: each is found without a look at all others.
+    let by_unique_prefix = |spec: &str| {
+        let from = by_id.partition_point(|at| candidates[*at].id.as_str() < spec);
+        let mut matching = by_id[from..].iter().take_while(|at| candidates[**at].id.starts_with(spec));
+        let found = *matching.next().filter(|_| !spec.is_empty())?;
+        let is_only = matching.next().is_none() && set.is_none_or(|set| candidates[found].set == set);
+        is_only.then_some(found)
+    };
+    let find = |spec: &String| match by_unique_prefix(spec) {
+        Some(found) => Ok(points[found].clone()),
+        None => point::resolve(spec, set, &candidates).map(|found| points[found].clone()),
+    };
+    specs.iter().map(find).collect()
 }
 
 /// What reads chunks for the listings; a quarter of the budget is for the index, a quarter for
