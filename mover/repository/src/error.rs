@@ -117,6 +117,14 @@ pub enum RepositoryError {
         /// The registration's number.
         number: LogNumber,
     },
+    /// The store does not keep what deleting relies on.
+    #[error("{place} cannot be trusted with deletes: {what}")]
+    UntrustedStore {
+        /// Directory or bucket.
+        place: String,
+        /// What it did.
+        what: String,
+    },
     /// The store or the build cannot do this.
     #[error("not supported: {what}")]
     NotSupported {
@@ -182,6 +190,10 @@ impl RepositoryError {
             Self::NoSuchPoint { .. } => "list what there is with `mover points`",
             Self::AmbiguousPoint { .. } => "give more digits of the id, or `--set`",
             Self::Fenced { .. } => "run the backup again; what was stored is reused",
+            Self::UntrustedStore { .. } => {
+                "nothing was condemned or deleted; `mover doctor -r` tries all that a repository relies on. Copy this one to \
+                 a place that keeps it, such as a directory on ext4, xfs or btrfs, and prune it there"
+            }
             Self::NotSupported { .. } | Self::LimitExceeded { .. } => return None,
         };
         Some(text.to_owned())

@@ -21,6 +21,8 @@ pub const PACK_FRAMES_MAX: u32 = 1 << 20;
 pub const TOC_BYTES_MAX: usize = 64 << 20;
 /// Largest record in `log/`.
 pub const LOG_RECORD_BYTES_MAX: usize = 1 << 20;
+/// Most parts of a checkpoint, each as large as a record in `log/` may be.
+pub const CHECKPOINT_PARTS_MAX: usize = 256;
 /// Largest `config` or `keys/<id>` object.
 pub const KEY_OBJECT_BYTES_MAX: usize = 64 << 10;
 

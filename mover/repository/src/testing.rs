@@ -10,7 +10,10 @@ use crate::chunk_reader::ChunkReader;
 use crate::ids::{ChunkId, LogNumber, ObjectId, UnixNanos};
 use crate::index::{Absent, Index, SegmentBuilder};
 use crate::keys::Credential;
-use crate::log::{Grade, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Totals};
+use crate::log::{
+    DoneRecord, Grade, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Seen, Totals, done_name,
+    open_name, seal_record,
+};
 use crate::manifest::{Content, Entry, Kind, ManifestBuilder, ManifestRoot, Metadata, Page, Piece};
 use crate::pack::{PackClass, PackContents, PackSealer};
 use crate::repository::{InitOptions, Repository};
@@ -142,6 +145,27 @@ impl Bench {
         };
         block_on(registration.commit(Outcome::RecoveryPoint(point.clone()))).unwrap();
         point
+    }
+
+    /// Appends so many runs that came to nothing, written by this key.
+    pub(crate) fn fill_log(&self, count: u64) {
+        let from = block_on(self.repository.history()).unwrap().highest().0 + 1;
+        let ended = || Outcome::Ended { reason: "done".into() };
+        (from..from + count)
+            .for_each(|number| self.write_run(LogNumber(number), Role::Writer, Seen::nothing(), ended()));
+    }
+
+    /// Writes both records of a run as they are given.
+    pub(crate) fn write_run(&self, number: LogNumber, role: Role, seen: Seen, outcome: Outcome) {
+        let secrets = self.repository.secrets();
+        let signer = secrets.signing().verifying_key();
+        let bodies = [
+            (open_name(number), Self::open_record(role).encode(&signer)),
+            (done_name(number), DoneRecord { signer, seen, outcome }.encode()),
+        ];
+        bodies.into_iter().for_each(|(name, body)| {
+            self.store.overwrite(&name, seal_record(secrets, &name, &body).unwrap());
+        });
     }
 
     /// Name of the only object below a prefix that `is_wanted`.

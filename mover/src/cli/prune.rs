@@ -65,6 +65,9 @@ fn print(session: &Session, report: &PruneReport, dry_run: bool) -> Result<Exit>
     for run in report.waits_for.iter().filter(|_| report.pending.packs > 0) {
         output.note(&format!("{} stay until {} has ended", packs(&report.pending), describe(run)));
     }
+    if report.summed_up > 0 {
+        output.note(&format!("summed up {} log records in a checkpoint", human_count(report.summed_up)));
+    }
     if report.is_partial {
         output.note("there is more to do: run it again, or raise --max-move");
     }
@@ -124,6 +127,7 @@ fn summary(report: &PruneReport, dry_run: bool, exit: Exit) -> Value {
         "damaged": report.damaged.iter().map(|(object, reason)| json!({ "object": object, "reason": reason })).collect::<Vec<_>>(),
         "waits_for": report.waits_for.iter().map(run).collect::<Vec<_>>(),
         "fenced": report.fenced.iter().map(|(open, _)| run(open)).collect::<Vec<_>>(),
+        "summed_up": report.summed_up,
         "partial": report.is_partial,
         "exit_code": exit.code(),
     })

@@ -6,7 +6,7 @@
 
 use super::{Backend, Created, ObjectMeta, StorageError, StorageErrorKind};
 use crate::crypto::random_array;
-use crate::error::Result;
+use crate::error::{RepositoryError, Result};
 use crate::io::in_parallel;
 use bytes::Bytes;
 
@@ -35,9 +35,7 @@ type Outcome = std::result::Result<(), String>;
 /// If the store takes no writes at present (read-only, full, denied): then nothing is known of what it
 /// guarantees. If the clean-up cannot list the store. Failed checks are in the result.
 pub async fn conformance(backend: &dyn Backend) -> Result<Vec<Check>> {
-    let run: [u8; 8] = random_array();
-    let prefix = format!("{SCRATCH_PREFIX}/{:016x}", u64::from_le_bytes(run));
-    let scratch = Scratch { backend, prefix };
+    let scratch = Scratch::new(backend);
     if let Err(error) = scratch.can_be_written().await {
         scratch.clean_up().await?;
         return Err(error.into());
@@ -49,6 +47,7 @@ pub async fn conformance(backend: &dyn Backend) -> Result<Vec<Check>> {
     record("an object reads back as written", scratch.round_trip().await);
     record("create-if-absent has one winner", scratch.one_winner().await);
     record("create-if-absent leaves what exists", scratch.existing_is_untouched().await);
+    record("a new object is seen at once by who missed it", flat(scratch.seen_once_created().await));
     record("a new object is listed at once", scratch.listed_after_write().await);
     record("a range reads exactly its bytes", scratch.ranges().await);
     record("a range past the end is an error", scratch.short_range().await);
@@ -60,6 +59,30 @@ pub async fn conformance(backend: &dyn Backend) -> Result<Vec<Check>> {
     record("a deleted object is gone", scratch.deleted().await);
     scratch.clean_up().await?;
     Ok(checks)
+}
+
+/// Creators that race for one name in [`prove_one_winner`]; each costs a sync.
+const RACERS_OF_PROOF: usize = 8;
+
+/// Proves, here and now, the two promises without which no rule of deleting holds: of all who create one name one is told
+/// that it made it, and its bytes stay; and who asks for a name sees it from then on. Leaves nothing behind.
+///
+/// # Errors
+/// [`RepositoryError::UntrustedStore`] with what the store did instead; storage errors, after which nothing is known.
+pub async fn prove_one_winner(backend: &dyn Backend) -> Result<()> {
+    let scratch = Scratch::new(backend);
+    let proof = scratch.proof().await;
+    for name in Scratch::PROOF_NAMES {
+        // A store that denies deletes will say so when it matters.
+        let _ = backend.delete(&scratch.name(name)).await;
+    }
+    let untrusted = |what: String| Err(RepositoryError::UntrustedStore { place: backend.describe(), what });
+    match proof {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(what)) => untrusted(what),
+        Err(error) if error.kind == StorageErrorKind::NotSupported => untrusted(error.to_string()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 struct Scratch<'a> {
@@ -83,7 +106,73 @@ fn expect_kind<T>(result: std::result::Result<T, StorageError>, kind: StorageErr
     }
 }
 
+/// A check that cannot be made has failed too.
+fn flat(checked: std::result::Result<Outcome, StorageError>) -> Outcome {
+    checked.unwrap_or_else(|error| Err(said(error)))
+}
+
+impl<'a> Scratch<'a> {
+    fn new(backend: &'a dyn Backend) -> Self {
+        let run: [u8; 8] = random_array();
+        Scratch { backend, prefix: format!("{SCRATCH_PREFIX}/{:016x}", u64::from_le_bytes(run)) }
+    }
+}
+
 impl Scratch<'_> {
+    const PROOF_NAMES: [&'static str; 2] = ["seen", "raced-for-proof"];
+
+    async fn proof(&self) -> std::result::Result<Outcome, StorageError> {
+        match self.seen_once_created().await? {
+            Ok(()) => self.winner_of_proof().await,
+            broken => Ok(broken),
+        }
+    }
+
+    /// Missing, created, and from then on seen as it was created, whatever else is created there.
+    async fn seen_once_created(&self) -> std::result::Result<Outcome, StorageError> {
+        let (name, body) = (self.name("seen"), Bytes::from_static(b"first"));
+        match self.backend.get(&name, 100).await {
+            Err(error) if error.kind == StorageErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(Err("a name that nobody used is taken".to_owned())),
+        }
+        if self.backend.create(&name, body.clone()).await? != Created::New {
+            return Ok(Err("a new name was reported as taken".to_owned()));
+        }
+        for attempt in ["right after it was created", "after somebody else tried to create it"] {
+            match self.backend.get(&name, 100).await {
+                Ok(read) if read == body => {}
+                Ok(_) => return Ok(Err(format!("an object has other bytes {attempt}"))),
+                Err(error) if error.kind == StorageErrorKind::NotFound => {
+                    return Ok(Err(format!("an object is not seen {attempt}")));
+                }
+                Err(error) => return Err(error),
+            }
+            if self.backend.create(&name, Bytes::from_static(b"second")).await? != Created::AlreadyExisted {
+                return Ok(Err("two were told that they created one name".to_owned()));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn winner_of_proof(&self) -> std::result::Result<Outcome, StorageError> {
+        let name = self.name("raced-for-proof");
+        let body = |racer: usize| Bytes::from(format!("racer {racer}"));
+        let started: Vec<_> = (0..RACERS_OF_PROOF).map(|racer| self.backend.create(&name, body(racer))).collect();
+        let mut winners = Vec::new();
+        for (racer, created) in in_parallel(RACERS_OF_PROOF, started).await.into_iter().enumerate() {
+            if created? == Created::New {
+                winners.push(body(racer));
+            }
+        }
+        if winners.len() != 1 {
+            let told = winners.len();
+            return Ok(Err(format!("{told} of {RACERS_OF_PROOF} were told that they created one name")));
+        }
+        let stored = self.backend.get(&name, 100).await?;
+        Ok(expect(stored == winners[0], "the bytes of one name are not those of who created it"))
+    }
+
     fn name(&self, rest: &str) -> String {
         format!("{}/{rest}", self.prefix)
     }
@@ -257,7 +346,7 @@ mod tests {
         let checks = block_on(conformance(backend)).unwrap();
         let failed: Vec<_> = checks.iter().filter(|check| !check.passed).collect();
         assert!(failed.is_empty(), "{failed:?}");
-        assert_eq!(checks.len(), 12);
+        assert_eq!(checks.len(), 13);
         assert_eq!(block_on(backend.list("")).unwrap(), Vec::new(), "scratch objects are left");
     }
 
@@ -325,6 +414,11 @@ mod tests {
         }
         let checks = block_on(conformance(&Overwriting(MemoryBackend::new()))).unwrap();
         let failed: Vec<&str> = checks.iter().filter(|check| !check.passed).map(|check| check.name).collect();
-        assert_eq!(failed, ["create-if-absent has one winner", "create-if-absent leaves what exists"]);
+        let expected = [
+            "create-if-absent has one winner",
+            "create-if-absent leaves what exists",
+            "a new object is seen at once by who missed it",
+        ];
+        assert_eq!(failed, expected);
     }
 }

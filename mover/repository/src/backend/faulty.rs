@@ -248,6 +248,14 @@ impl Backend for FaultyBackend {
     fn remove_temporary(&self, name: &str) -> IoFuture<()> {
         self.call(Operation::Delete, name, 0, || self.inner.remove_temporary(name))
     }
+
+    fn empty_directories(&self, prefix: &str) -> IoFuture<Vec<String>> {
+        self.call(Operation::List, prefix, 0, || self.inner.empty_directories(prefix))
+    }
+
+    fn remove_empty_directory(&self, name: &str) -> IoFuture<()> {
+        self.call(Operation::Delete, name, 0, || self.inner.remove_empty_directory(name))
+    }
 }
 
 struct FaultyWriter {

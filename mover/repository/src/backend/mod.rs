@@ -226,6 +226,17 @@ pub trait Backend: Send + Sync + 'static {
     fn remove_temporary(&self, _name: &str) -> IoFuture<()> {
         ready(Ok(()))
     }
+
+    /// Prefixes one component below `prefix` under which there is nothing, where a store keeps such.
+    fn empty_directories(&self, _prefix: &str) -> IoFuture<Vec<String>> {
+        ready(Ok(Vec::new()))
+    }
+
+    /// Removes what [`Backend::empty_directories`] named, unless something is there by now. Whoever creates an object
+    /// below it makes it again.
+    fn remove_empty_directory(&self, _name: &str) -> IoFuture<()> {
+        ready(Ok(()))
+    }
 }
 
 /// Writes one large object. Dropped before `finish`, it leaves nothing behind.

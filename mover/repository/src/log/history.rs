@@ -69,22 +69,45 @@ impl HurtLocations {
     }
 }
 
-/// All registrations up to the highest number, with their outcomes at the moment of reading.
+/// The registrations up to the highest number, with their outcomes at the moment of reading.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// Ascending by number.
     entries: Vec<LogEntry>,
     /// BLAKE3 of each `done` object, at index number - 1.
     hashes: Vec<Option<[u8; 32]>>,
+    /// Of the numbers below this one there are only entries that still matter: a checkpoint has summed them up.
+    summed_below: LogNumber,
 }
 
 impl History {
-    pub(crate) fn new(mut entries: Vec<LogEntry>, hashes: Vec<Option<[u8; 32]>>) -> Self {
-        refuse_what_may_not_be_done(&mut entries);
-        Self { entries, hashes }
+    pub(crate) fn new(
+        mut entries: Vec<LogEntry>,
+        hashes: Vec<Option<[u8; 32]>>,
+        summed_below: Option<LogNumber>,
+    ) -> Self {
+        let summed_below = summed_below.unwrap_or(super::FIRST);
+        refuse_what_may_not_be_done(&mut entries, summed_below);
+        Self { entries, hashes, summed_below }
     }
 
-    /// All registrations, ascending.
+    /// Of the numbers below this one there are only entries that still matter.
+    pub(crate) fn summed_below(&self) -> LogNumber {
+        self.summed_below.max(super::FIRST)
+    }
+
+    /// The lowest number that is free or has no outcome.
+    pub(crate) fn decided_below(&self) -> LogNumber {
+        let decided = self.hashes.iter().take_while(|hash| hash.is_some()).count();
+        LogNumber(decided as u64 + super::FIRST.0)
+    }
+
+    /// True if that number has an outcome.
+    pub(crate) fn is_decided(&self, number: LogNumber) -> bool {
+        self.outcome_hash(number).is_some()
+    }
+
+    /// Registrations, ascending: all of them, but for those below a checkpoint that do not matter any more.
     pub fn entries(&self) -> &[LogEntry] {
         &self.entries
     }
@@ -122,8 +145,8 @@ impl History {
     }
 
     /// Takes apart what [`History::new`] put together.
-    pub(crate) fn into_parts(self) -> (Vec<LogEntry>, Vec<Option<[u8; 32]>>) {
-        (self.entries, self.hashes)
+    pub(crate) fn into_parts(self) -> (Vec<LogEntry>, Vec<Option<[u8; 32]>>, LogNumber) {
+        (self.entries, self.hashes, self.summed_below)
     }
 
     /// Checks the outcome that saw most against what there is now.
@@ -223,11 +246,13 @@ impl History {
     }
 
     /// The same history as it was decided below a number: what a sweep may go by, since nothing in it
-    /// changes any more once all of these have outcomes.
+    /// changes any more once all of these have outcomes. It is whole for whoever has a number without outcome there: no
+    /// checkpoint reaches beyond that.
     pub fn before(&self, below: LogNumber) -> History {
         let entries = self.entries.iter().filter(|entry| entry.number < below).cloned().collect();
         let count = usize::try_from(below.0.saturating_sub(1)).unwrap_or(usize::MAX).min(self.hashes.len());
-        Self { entries, hashes: self.hashes[..count].to_vec() }
+        let summed_below = self.summed_below.min(below);
+        Self { entries, hashes: self.hashes[..count].to_vec(), summed_below }
     }
 
     /// Packs that a sweep has deleted.
@@ -328,13 +353,18 @@ impl History {
 
 /// A fence names the registration of who fenced; the key must be the one that it introduced.
 /// (What a single record can tell was judged when it was read.)
-fn refuse_what_may_not_be_done(entries: &mut [LogEntry]) {
+/// One that a checkpoint has summed up was judged by who wrote that.
+fn refuse_what_may_not_be_done(entries: &mut [LogEntry], summed_below: LogNumber) {
     let introduced: HashMap<LogNumber, VerifyingKey> =
         entries.iter().filter(|entry| entry.open.is_some()).map(|entry| (entry.number, entry.signer)).collect();
     for entry in entries {
         let Some(done) = &entry.done else { continue };
         let Outcome::Fence { by, .. } = &done.outcome else { continue };
-        if introduced.get(by) != Some(&done.signer) {
+        let is_introduced = match introduced.get(by) {
+            Some(key) => *key == done.signer,
+            None => *by < summed_below,
+        };
+        if !is_introduced {
             entry.standing = Standing::Refused("a fence by a key that no registration introduced");
         }
     }

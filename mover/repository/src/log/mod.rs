@@ -22,6 +22,7 @@
 //! Never: wall-clock time deciding what may be deleted; a record overwritten.
 //! `FORMAT.md` section 3 has the bytes.
 
+mod checkpoint;
 mod history;
 mod memory;
 mod outcome;
@@ -30,6 +31,7 @@ mod read;
 mod record;
 mod registration;
 
+pub(crate) use checkpoint::{checkpoint_is_due, delete_superseded, write_checkpoint};
 pub use history::{History, HurtLocations, LogEntry, Standing};
 pub use memory::{ClientMemory, Seen};
 pub use outcome::{CondemnedPack, DoneRecord, HurtFrame, Outcome};
@@ -69,9 +71,19 @@ pub fn sealed_name(number: LogNumber, k: u32) -> String {
     format!("{LOG_PREFIX}/{number}/sealed/{k:08x}")
 }
 
+/// `log/<n>/sum/<k>`
+pub fn sum_name(number: LogNumber, k: u32) -> String {
+    format!("{LOG_PREFIX}/{number}/sum/{k:08x}")
+}
+
 /// The number in an object name below `log/`.
 fn number_in_name(name: &str) -> Option<LogNumber> {
-    let digits = name.strip_prefix(LOG_PREFIX)?.strip_prefix('/')?.split('/').next()?;
+    number_below(name, LOG_PREFIX)
+}
+
+/// The number in a name below `prefix/`.
+pub(crate) fn number_below(name: &str, prefix: &str) -> Option<LogNumber> {
+    let digits = name.strip_prefix(prefix)?.strip_prefix('/')?.split('/').next()?;
     if digits.len() != 16 || digits.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
     }

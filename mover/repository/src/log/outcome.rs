@@ -7,7 +7,7 @@ use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::crypto::VerifyingKey;
 use crate::error::Result;
 use crate::ids::{LogNumber, ObjectId, PackId};
-use crate::limits::{HOST_BYTES_MAX, REASON_BYTES_MAX, SET_BYTES_MAX, TAG_BYTES_MAX};
+use crate::limits::{CHECKPOINT_PARTS_MAX, HOST_BYTES_MAX, REASON_BYTES_MAX, SET_BYTES_MAX, TAG_BYTES_MAX};
 
 /// A pack that a pruner wants gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +71,12 @@ pub enum Outcome {
         /// Where.
         frames: Vec<HurtFrame>,
     },
-    /// All numbers below have outcomes; these are the ones that still matter.
+    /// All numbers below have outcomes, and `log/<n>/sum/<k>` hold what still matters of them.
     Checkpoint {
         /// Numbers below this one are summed up.
         below: LogNumber,
-        /// Numbers among them whose outcomes must still be read.
-        live: Vec<LogNumber>,
+        /// BLAKE3 of each part, as it is stored.
+        parts: Vec<[u8; 32]>,
     },
     /// A key slot was added: what it may do, and what its owner calls it.
     KeyAdded {
@@ -177,11 +177,11 @@ impl Outcome {
                     encoder.u32(hurt.frame.unwrap_or(u32::MAX));
                 }
             }
-            Self::Checkpoint { below, live } => {
+            Self::Checkpoint { below, parts } => {
                 encoder.u8(7);
                 encoder.u64(below.0);
-                encoder.count(live.len());
-                live.iter().for_each(|number| encoder.u64(number.0));
+                encoder.count(parts.len());
+                parts.iter().for_each(|part| encoder.raw(part));
             }
             Self::Ended { reason } => {
                 encoder.u8(8);
@@ -237,7 +237,10 @@ impl Outcome {
             },
             7 => Self::Checkpoint {
                 below: LogNumber(decoder.u64()?),
-                live: list(decoder, 8, "live numbers", |d| d.u64().map(LogNumber))?,
+                parts: match list(decoder, 32, "parts", |d| d.array())? {
+                    parts if parts.len() <= CHECKPOINT_PARTS_MAX => parts,
+                    _ => return Err(DecodeError::Invalid { field: "parts of a checkpoint" }),
+                },
             },
             8 => Self::Ended { reason: reason(decoder)? },
             9 => Self::KeyAdded {
@@ -330,7 +333,7 @@ mod tests {
                     HurtFrame { pack: PackId([2; 32]), frame: None },
                 ],
             },
-            Outcome::Checkpoint { below: LogNumber(7), live: vec![LogNumber(1)] },
+            Outcome::Checkpoint { below: LogNumber(7), parts: vec![[1; 32], [2; 32]] },
             Outcome::Ended { reason },
             Outcome::KeyAdded { slot: ObjectId([6; 32]), is_put_only: true, label: "laptop".into() },
             Outcome::KeyRemoved { slot: ObjectId([6; 32]) },

@@ -1,6 +1,11 @@
-//! Reads the log: every number by GET, many in flight; LIST only says how far to look at once.
+//! Reads the log: from the newest checkpoint on, every number by GET, many in flight.
+//!
+//! How far the log goes is found by asking for names; a listing, which is long and may be old, is looked at only as long as
+//! there is no checkpoint.
 
+use super::checkpoint::{Summary, is_checkpoint, read_checkpoint};
 use super::history::{History, LogEntry, Standing};
+use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
 use super::record::{OpenRecord, Role, open_record};
@@ -15,12 +20,21 @@ use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::repository::Repository;
 use crate::rotation::check_rotations;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::future::Future;
 
 /// Numbers read at a time, each by two GETs. Enough to hide the round trips of an object store.
-const NUMBERS_IN_FLIGHT: usize = 16;
+const NUMBERS_IN_FLIGHT: usize = 32;
 /// Numbers read before a gap is looked for, so that a forged high number costs little.
 const NUMBERS_A_WINDOW: u64 = 512;
+/// Numbers read at once on the way down to the newest checkpoint.
+const NUMBERS_A_STEP_DOWN: u64 = NUMBERS_IN_FLIGHT as u64;
+/// Names asked for at once while the highest number is looked for.
+const PROBES: u64 = 16;
+/// Right behind what is known, each number is asked for up to this one: a record that is missing hides none after it.
+const PROBES_DENSE: u64 = 4;
+/// Farthest number behind what is known that is asked for.
+const PROBE_FARTHEST: u64 = 1 << 20;
 
 /// What was read of one number.
 struct NumberRead {
@@ -33,12 +47,80 @@ struct NumberRead {
 pub(crate) type Reading = (History, Vec<RepositoryError>);
 
 /// The highest number that a listing shows. A hint: others may exist.
-pub(super) async fn highest_listed(backend: &dyn Backend) -> Result<LogNumber> {
+async fn highest_listed(backend: &dyn Backend) -> Result<LogNumber> {
     let listed = backend.list(LOG_PREFIX).await?;
     Ok(listed.iter().filter_map(|meta| number_in_name(&meta.name)).max().unwrap_or_default())
 }
 
-/// Reads the history up to the highest number there is, at least up to `known`.
+/// The highest number at or above `known`, which is there. Numbers are dense, so some dozens of names tell it however long
+/// the log is. A hint: where numbers are missing, others may exist.
+pub(super) async fn find_highest(backend: &dyn Backend, known: LogNumber) -> Result<LogNumber> {
+    let doublings = std::iter::successors(Some(PROBES_DENSE * 2), |offset| Some(offset * 2));
+    let offsets: Vec<u64> =
+        (1..=PROBES_DENSE).chain(doublings.take_while(|offset| *offset <= PROBE_FARTHEST)).collect();
+    let mut known = known.0;
+    loop {
+        let probes: Vec<u64> = offsets.iter().filter_map(|offset| known.checked_add(*offset)).collect();
+        let Some(found) = highest_there(backend, &probes).await? else { return Ok(LogNumber(known)) };
+        known = probes[found];
+        let Some(mut missing) = probes.get(found + 1).copied() else { continue };
+        while missing - known > 1 {
+            let step = (missing - known - 1).div_ceil(PROBES);
+            let probes: Vec<u64> = (1..=PROBES).map(|nth| known + nth * step).take_while(|at| *at < missing).collect();
+            match highest_there(backend, &probes).await? {
+                None => missing = probes[0],
+                Some(found) => {
+                    known = probes[found];
+                    missing = probes.get(found + 1).copied().unwrap_or(missing);
+                }
+            }
+        }
+    }
+}
+
+/// The last of these numbers that is registered.
+async fn highest_there(backend: &dyn Backend, numbers: &[u64]) -> Result<Option<usize>> {
+    let probes = numbers.iter().map(|number| async move {
+        let name = open_name(LogNumber(*number));
+        for attempt in 1.. {
+            match backend.size(&name).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind == StorageErrorKind::NotFound => return Ok(false),
+                Err(error) if error.kind.retryable() && attempt == 1 => {}
+                Err(error) => return Err(RepositoryError::from(error)),
+            }
+        }
+        Ok(false)
+    });
+    let there = in_parallel(NUMBERS_IN_FLIGHT, probes).await.into_iter().collect::<Result<Vec<bool>>>()?;
+    Ok(there.iter().rposition(|is_there| *is_there))
+}
+
+/// What was read of the log, from 1 or from a checkpoint on.
+#[derive(Default)]
+struct Log {
+    entries: Vec<LogEntry>,
+    /// Of each number, at index number - 1.
+    hashes: Vec<Option<[u8; 32]>>,
+    damage: Vec<RepositoryError>,
+    /// The checkpoint that it begins with.
+    summed_below: Option<LogNumber>,
+}
+
+impl Log {
+    /// Appends the next number.
+    fn push(&mut self, read: Option<NumberRead>) {
+        let number = LogNumber(self.hashes.len() as u64 + FIRST.0);
+        let gap = || NumberRead { entry: None, done_hash: None, damage: Some(RepositoryError::HistoryGap { number }) };
+        let read = read.unwrap_or_else(gap);
+        self.hashes.push(read.done_hash);
+        self.entries.extend(read.entry);
+        self.damage.extend(read.damage);
+    }
+}
+
+/// Reads the history up to the highest number there is, at least up to `known`: down to the newest checkpoint first, then
+/// what came meanwhile.
 ///
 /// Records that cannot be read, gaps, and outcomes that differ from what their successors or this
 /// client saw are collected in the second part: who only reads goes on with the rest, who writes does
@@ -47,45 +129,16 @@ pub(super) async fn highest_listed(backend: &dyn Backend) -> Result<LogNumber> {
 pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> Result<Reading> {
     // First: another process of this client may remember more while the history is read.
     let remembered = repository.remembered().await;
-    let known = highest_listed(repository.backend().as_ref()).await?.max(known);
-    let (mut entries, mut hashes, mut damage) = (Vec::new(), Vec::new(), Vec::new());
-    let mut next = FIRST.0;
-    'windows: loop {
-        let is_known = next <= known.0;
-        let window_end = if is_known { known.0.min(next + NUMBERS_A_WINDOW - 1) } else { next };
-        let reads = (next..=window_end).map(|number| read_number(repository, LogNumber(number)));
-        let mut found_in_window = 0;
-        for (number, read) in (next..=window_end).zip(in_parallel(NUMBERS_IN_FLIGHT, reads).await) {
-            // A number that was not known may be taken and decided between its two reads.
-            let read =
-                read?.filter(|read| is_known || !matches!(read.damage, Some(RepositoryError::HistoryGap { .. })));
-            match read {
-                // Nobody said that this number exists, and a store that does not answer says of no number that it is not
-                // there: to go on would never end.
-                Some(NumberRead { entry: None, damage: Some(error @ RepositoryError::Storage(_)), .. })
-                    if !is_known =>
-                {
-                    return Err(error);
-                }
-                Some(read) => {
-                    found_in_window += 1;
-                    hashes.push(read.done_hash);
-                    entries.extend(read.entry);
-                    damage.extend(read.damage);
-                }
-                None if !is_known => break 'windows,
-                None => {
-                    damage.push(RepositoryError::HistoryGap { number: LogNumber(number) });
-                    hashes.push(None);
-                }
-            }
-        }
-        if is_known && found_in_window == 0 {
-            break;
-        }
-        next = window_end + 1;
-    }
-    let mut history = History::new(entries, hashes);
+    let backend = repository.backend().as_ref();
+    let found = find_highest(backend, start_of_search(backend, known, remembered.as_ref()).await?).await?;
+    let mut log = read_down(repository, found).await?;
+    let listed = match log.summed_below {
+        Some(_) => found,
+        None => highest_listed(backend).await?.max(found),
+    };
+    read_up(repository, listed, &mut log).await?;
+    let Log { entries, hashes, mut damage, summed_below } = log;
+    let mut history = History::new(entries, hashes, summed_below);
     if damage.is_empty() {
         history = compared(repository, history, &mut damage).await?;
     }
@@ -100,6 +153,94 @@ pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> R
     Ok((history, damage))
 }
 
+/// The highest number that is known to be there: the caller's, or the last one that this client has seen.
+async fn start_of_search(backend: &dyn Backend, known: LogNumber, remembered: Option<&Seen>) -> Result<LogNumber> {
+    let seen = remembered.map_or(0, |seen| seen.below.0.saturating_sub(1));
+    match seen > known.0 && highest_there(backend, &[seen]).await?.is_some() {
+        true => Ok(LogNumber(seen)),
+        false => Ok(known),
+    }
+}
+
+/// Reads from `highest` down to the newest checkpoint that can be read, or to the first number. Gives nothing if a long
+/// row of numbers is missing on the way: a forged high number is not worth the steps down from it.
+async fn read_down(repository: &Repository, highest: LogNumber) -> Result<Log> {
+    let mut reads: BTreeMap<u64, Option<NumberRead>> = BTreeMap::new();
+    let mut summary: Option<Summary> = None;
+    let mut above = highest.0 + 1;
+    loop {
+        let floor = summary.as_ref().map_or(FIRST.0, |summary| summary.below.0);
+        if above <= floor {
+            break;
+        }
+        let step = above.saturating_sub(NUMBERS_A_STEP_DOWN).max(floor)..above;
+        above = step.start;
+        let read =
+            in_parallel(NUMBERS_IN_FLIGHT, step.clone().map(|number| read_number(repository, LogNumber(number))));
+        let read = read.await.into_iter().collect::<Result<Vec<_>>>()?;
+        if read.iter().all(Option::is_none) {
+            return Ok(Log::default());
+        }
+        if summary.is_none() {
+            summary = newest_checkpoint(repository, &read).await;
+        }
+        reads.extend(step.zip(read));
+    }
+    let mut log = Log::default();
+    if let Some(summary) = summary {
+        reads = reads.split_off(&summary.below.0);
+        log.summed_below = Some(summary.below);
+        log.entries = summary.entries;
+        log.hashes = summary.hashes.into_iter().map(Some).collect();
+    }
+    reads.into_values().for_each(|read| log.push(read));
+    Ok(log)
+}
+
+/// The newest checkpoint among these that can be read.
+async fn newest_checkpoint(repository: &Repository, reads: &[Option<NumberRead>]) -> Option<Summary> {
+    let entries = reads.iter().rev().filter_map(|read| read.as_ref()?.entry.as_ref());
+    for entry in entries.filter(|entry| is_checkpoint(entry)) {
+        match read_checkpoint(repository, entry).await {
+            Ok(summary) => return Some(summary),
+            Err(error) => tracing::warn!(%error, "a checkpoint cannot be read: reading the records that it sums up"),
+        }
+    }
+    None
+}
+
+/// Reads on, at least up to `known`, until a number is free.
+async fn read_up(repository: &Repository, known: LogNumber, log: &mut Log) -> Result<()> {
+    loop {
+        let next = log.hashes.len() as u64 + FIRST.0;
+        let is_known = next <= known.0;
+        let window_end = if is_known { known.0.min(next + NUMBERS_A_WINDOW - 1) } else { next };
+        let reads = (next..=window_end).map(|number| read_number(repository, LogNumber(number)));
+        let mut found_in_window = 0;
+        for read in in_parallel(NUMBERS_IN_FLIGHT, reads).await {
+            // A number that was not known may be taken and decided between its two reads.
+            let read =
+                read?.filter(|read| is_known || !matches!(read.damage, Some(RepositoryError::HistoryGap { .. })));
+            match &read {
+                // Nobody said that this number exists, and a store that does not answer says of no number that it is not
+                // there: to go on would never end.
+                Some(NumberRead { entry: None, damage: Some(error @ RepositoryError::Storage(_)), .. })
+                    if !is_known =>
+                {
+                    return Err(error.clone());
+                }
+                None if !is_known => return Ok(()),
+                Some(_) => found_in_window += 1,
+                None => {}
+            }
+            log.push(read);
+        }
+        if is_known && found_in_window == 0 {
+            return Ok(());
+        }
+    }
+}
+
 /// Compares a whole history with what its newest outcome saw.
 async fn compared(repository: &Repository, history: History, damage: &mut Vec<RepositoryError>) -> Result<History> {
     if history.check_newest().is_ok() {
@@ -108,15 +249,15 @@ async fn compared(repository: &Repository, history: History, damage: &mut Vec<Re
     // A run may have committed after its number was read and before a later one was, whose
     // outcome knows of it: what had no outcome is read once more.
     let open_numbers = history.without_outcome();
-    let (mut entries, mut hashes) = history.into_parts();
+    let (mut entries, mut hashes, summed_below) = history.into_parts();
     let reads = open_numbers.into_iter().map(|number| read_number(repository, number));
     for read in in_parallel(NUMBERS_IN_FLIGHT, reads).await {
         let Some(NumberRead { entry: Some(entry), done_hash, damage: None }) = read? else { continue };
-        let index = (entry.number.0 - FIRST.0) as usize;
-        hashes[index] = done_hash;
-        entries[index] = entry;
+        hashes[(entry.number.0 - FIRST.0) as usize] = done_hash;
+        let at = entries.partition_point(|other| other.number < entry.number);
+        entries[at] = entry;
     }
-    let history = History::new(entries, hashes);
+    let history = History::new(entries, hashes, Some(summed_below));
     damage.extend(history.check_newest().err());
     Ok(history)
 }
@@ -163,12 +304,15 @@ fn oldest_generation(records: [&Result<Option<Bytes>>; 2]) -> u32 {
     generations.map(|header| header.generation).min().unwrap_or_default()
 }
 
+/// Why a record is refused that was sealed under older keys than were in force.
+pub(super) const ROTATED_AWAY: &str = "a record under keys that were rotated away";
+
 /// Who was left out of a rotation can seal under the older generation still, and may hold an admin key: what he says
 /// at a number above the rotation has no effect. (An honest run that did not know of it has ended without one.)
 fn refuse_rotated_away(secrets: &Secrets, generation: u32, entry: &mut LogEntry) {
     let is_effect = entry.outcome().is_some_and(|outcome| !matches!(outcome, Outcome::Ended { .. }));
     if is_effect && generation < secrets.generation_at(entry.number) {
-        entry.standing = Standing::Refused("a record under keys that were rotated away");
+        entry.standing = Standing::Refused(ROTATED_AWAY);
     }
 }
 
@@ -198,7 +342,7 @@ pub(crate) async fn read_rotation(
     })
 }
 
-fn entry(
+pub(super) fn entry(
     secrets: &Secrets,
     number: LogNumber,
     open: Option<OpenRecord>,

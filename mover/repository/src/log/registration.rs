@@ -4,7 +4,7 @@ use super::history::{History, LogEntry};
 use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
-use super::read::{Reading, highest_listed, read_history};
+use super::read::{Reading, find_highest, read_history};
 use super::record::{OpenRecord, Role, open_record, seal_record};
 use super::{LOG_PREFIX, alive_name, done_name, open_name, sealed_name};
 use crate::backend::{Created, StorageErrorKind};
@@ -23,7 +23,7 @@ const CREATE_ATTEMPTS: usize = 3;
 
 /// Who holds a name after an attempt to create it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Holder {
+pub(super) enum Holder {
     Us,
     Others,
 }
@@ -53,7 +53,7 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Resul
     open.check()?;
     let secrets = repository.secrets();
     let body = open.encode(&secrets.signing().verifying_key());
-    let mut number = LogNumber(highest_listed(repository.backend().as_ref()).await?.0 + 1);
+    let mut number = LogNumber(find_highest(repository.backend().as_ref(), LogNumber::default()).await?.0 + 1);
     loop {
         let name = open_name(number);
         if create_once(repository, &name, seal_record(secrets, &name, &body)?).await? == Holder::Us {
@@ -77,7 +77,7 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Resul
 }
 
 /// Create-if-absent that survives a lost answer: after `AlreadyExisted` the bytes decide.
-async fn create_once(repository: &Repository, name: &str, object: Bytes) -> Result<Holder> {
+pub(super) async fn create_once(repository: &Repository, name: &str, object: Bytes) -> Result<Holder> {
     let backend = repository.backend();
     for attempt in 1.. {
         match backend.create(name, object.clone()).await {

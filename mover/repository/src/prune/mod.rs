@@ -44,14 +44,18 @@ use repack::Repacker;
 use sorted_ids::{IdSorter, SortedIds};
 use survey::{Place, Sources, Survey, scratch};
 
+use crate::backend::conformance::prove_one_winner;
 use crate::backend::delete_if_there;
 use crate::blocking::block_on;
 use crate::chunk_reader::{ChunkReader, unreadable};
 use crate::error::{RepositoryError, Result};
 use crate::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
-use crate::index::{Index, delete_segments, replace_segments, replaced_segments};
-use crate::log::{CondemnedPack, Fencing, History, LogEntry, OpenRecord, Outcome, Registration, Role};
+use crate::index::{Index, compact, delete_segments, replace_segments, replaced_segments};
+use crate::log::{
+    CondemnedPack, Fencing, History, LogEntry, OpenRecord, Outcome, Registration, Role, checkpoint_is_due,
+    delete_superseded, number_below, write_checkpoint,
+};
 use crate::pack::{PackInfo, PackOpener, pack_name, parse_pack_name};
 use crate::repository::Repository;
 
@@ -133,12 +137,15 @@ pub struct PruneReport {
     pub missing_chunks: u64,
     /// There is more to do than one run does.
     pub is_partial: bool,
+    /// Log records that were summed up in a checkpoint, and need not be read one by one any more.
+    pub summed_up: u64,
 }
 
 /// Prunes. `who` signs the registrations; its `started` is taken for now.
 ///
 /// # Errors
-/// [`RepositoryError::NotSupported`] without an admin key that can read; a history or a manifest that cannot be
+/// [`RepositoryError::NotSupported`] without an admin key that can read; [`RepositoryError::UntrustedStore`] on a store
+/// that does not keep what this relies on; a history or a manifest that cannot be
 /// read: what is needed is not known then; [`RepositoryError::Fenced`] if somebody ended this prune; storage errors.
 pub fn prune(repository: &Repository, who: &OpenRecord, options: &PruneOptions) -> Result<PruneReport> {
     let secrets = repository.secrets();
@@ -153,9 +160,12 @@ pub fn prune(repository: &Repository, who: &OpenRecord, options: &PruneOptions) 
         pruner.report.pending = pruner.report.condemned;
         return Ok(pruner.report);
     }
+    // On a store where two can create one name, or what was created is not seen, no rule below holds.
+    block_on(prove_one_winner(repository.backend().as_ref()))?;
     let who = OpenRecord { role: Role::Admin, ..who.clone() };
-    let known = pruner.condemn(&who)?;
-    pruner.sweep(&who, &known)?;
+    let (c, known) = pruner.condemn(&who)?;
+    let history = pruner.sweep(&who, &known)?;
+    pruner.sum_up(&who, &history, c)?;
     Ok(pruner.report)
 }
 
@@ -220,28 +230,33 @@ fn registered<T>(
 }
 
 impl Pruner<'_> {
-    /// Registers as c and condemns. Gives all condemnations that were made before anybody registers after c.
-    fn condemn(&mut self, who: &OpenRecord) -> Result<Condemnations> {
+    /// Registers as c and condemns. Gives c, and all condemnations that were made before anybody registers after c.
+    fn condemn(&mut self, who: &OpenRecord) -> Result<(LogNumber, Condemnations)> {
         registered(self.repository, who, |registration| {
             self.fence_the_silent(registration, who)?;
-            // With the fences: a run that was ended is judged like any other.
-            let history = block_on(self.repository.history())?;
-            let mut plan = self.plan(&history)?;
-            self.check_other_copies(&mut plan)?;
-            self.copy(&mut plan, registration.number())?;
-            let packs: Vec<CondemnedPack> =
-                plan.dead.iter().chain(&plan.half_dead).map(|at| plan.condemned(*at)).collect();
-            let mut known = history.condemnations();
-            known.extend(packs.iter().map(|pack| (pack.pack, registration.number())));
-            self.report.condemned = Packs::default();
-            packs.iter().for_each(|pack| self.report.condemned.add(pack.bytes));
-            self.report.moved = plan.moved_packs();
-            let outcome = match packs.is_empty() {
-                true => Outcome::Ended { reason: "nothing to condemn".into() },
-                false => Outcome::Condemned { packs, reason: "no recovery point needs what is in them".into() },
-            };
-            Ok((known, outcome))
+            let (known, outcome) = self.choose(registration.number())?;
+            Ok(((registration.number(), known), outcome))
         })
+    }
+
+    /// Marks, copies what is live of half-dead packs, and gives what becomes of c.
+    fn choose(&mut self, c: LogNumber) -> Result<(Condemnations, Outcome)> {
+        // With the fences: a run that was ended is judged like any other.
+        let history = block_on(self.repository.history())?;
+        let mut plan = self.plan(&history)?;
+        self.check_other_copies(&mut plan)?;
+        self.copy(&mut plan, c)?;
+        let packs: Vec<CondemnedPack> = plan.dead.iter().chain(&plan.half_dead).map(|at| plan.condemned(*at)).collect();
+        let mut known = history.condemnations();
+        known.extend(packs.iter().map(|pack| (pack.pack, c)));
+        self.report.condemned = Packs::default();
+        packs.iter().for_each(|pack| self.report.condemned.add(pack.bytes));
+        self.report.moved = plan.moved_packs();
+        let outcome = match packs.is_empty() {
+            true => Outcome::Ended { reason: "nothing to condemn".into() },
+            false => Outcome::Condemned { packs, reason: "no recovery point needs what is in them".into() },
+        };
+        Ok((known, outcome))
     }
 
     /// Fences runs of this host whose process is gone, and those that were silent for too long.
@@ -288,7 +303,7 @@ impl Pruner<'_> {
         let sources = Sources::open(self.repository, history, &HashSet::new())?;
         let survey = sources.survey(&live)?;
         self.report.missing_chunks = survey.missing;
-        let is_decided = |info: &PackInfo| history.entry(info.writer).is_some_and(|entry| entry.done.is_some());
+        let is_decided = |info: &PackInfo| history.is_decided(info.writer);
         let (mut dead, mut partly) = (Vec::new(), Vec::new());
         for at in sources.good() {
             let (info, tally) = (&sources.packs[at], survey.tallies[at]);
@@ -389,38 +404,42 @@ impl Pruner<'_> {
         Ok(())
     }
 
-    /// Registers as d, decides about what is in `known` by the outcomes below d, and deletes what it decided.
-    fn sweep(&mut self, who: &OpenRecord, known: &Condemnations) -> Result<()> {
+    /// Registers as d, decides about what is in `known` by the outcomes below d, and deletes what it decided. Gives the
+    /// history below d.
+    fn sweep(&mut self, who: &OpenRecord, known: &Condemnations) -> Result<History> {
         let replaced = block_on(replaced_segments(self.repository))?;
-        let (history, deleted) = registered(self.repository, who, |registration| {
-            let below = registration.number();
-            let history = self.await_outcomes(below)?.before(below);
-            let deleted_before = history.deleted();
-            // Not only the pack: a condemnation that was rescued vouches for no later one, which somebody who relies on
-            // the pack may not have seen.
-            let standing = history.condemnations().into_iter().filter(|condemnation| known.contains(condemnation));
-            let mut doomed: Vec<PackId> =
-                standing.map(|(pack, _)| pack).filter(|pack| !deleted_before.contains(pack)).collect();
-            if !self.report.waits_for.is_empty() || doomed.is_empty() {
-                self.report.pending = sizes(&history, &doomed);
-                let reason = match self.report.waits_for.len() {
-                    0 => "nothing to delete".to_owned(),
-                    runs => format!("{runs} earlier runs have no outcome yet"),
-                };
-                return Ok(((history, Vec::new()), Outcome::Ended { reason }));
-            }
-            doomed.sort_unstable();
-            doomed.dedup();
-            self.report.is_partial |= doomed.len() > PACKS_A_RECORD;
-            doomed.truncate(PACKS_A_RECORD);
-            let needed = self.look_again(&history)?;
-            let (rescued, deleted): (Vec<PackId>, Vec<PackId>) =
-                doomed.into_iter().partition(|pack| needed.contains(pack));
-            self.report.rescued = rescued.len() as u64;
-            Ok(((history, deleted.clone()), Outcome::Swept { deleted, rescued }))
-        })?;
+        let (history, deleted) =
+            registered(self.repository, who, |registration| self.decide(registration.number(), known))?;
         self.delete(&history, &deleted)?;
-        self.tidy_index(&history, &deleted, &replaced)
+        self.tidy_index(&history, &deleted, &replaced)?;
+        Ok(history)
+    }
+
+    /// Decides as d: gives the history below d, what is to be deleted once that is the outcome of d, and the outcome.
+    fn decide(&mut self, d: LogNumber, known: &Condemnations) -> Result<((History, Vec<PackId>), Outcome)> {
+        let history = self.await_outcomes(d)?.before(d);
+        let deleted_before = history.deleted();
+        // Not only the pack: a condemnation that was rescued vouches for no later one, which somebody who relies on
+        // the pack may not have seen.
+        let standing = history.condemnations().into_iter().filter(|condemnation| known.contains(condemnation));
+        let mut doomed: Vec<PackId> =
+            standing.map(|(pack, _)| pack).filter(|pack| !deleted_before.contains(pack)).collect();
+        if !self.report.waits_for.is_empty() || doomed.is_empty() {
+            self.report.pending = sizes(&history, &doomed);
+            let reason = match self.report.waits_for.len() {
+                0 => "nothing to delete".to_owned(),
+                runs => format!("{runs} earlier runs have no outcome yet"),
+            };
+            return Ok(((history, Vec::new()), Outcome::Ended { reason }));
+        }
+        doomed.sort_unstable();
+        doomed.dedup();
+        self.report.is_partial |= doomed.len() > PACKS_A_RECORD;
+        doomed.truncate(PACKS_A_RECORD);
+        let needed = self.look_again(&history)?;
+        let (rescued, deleted): (Vec<PackId>, Vec<PackId>) = doomed.into_iter().partition(|pack| needed.contains(pack));
+        self.report.rescued = rescued.len() as u64;
+        Ok(((history, deleted.clone()), Outcome::Swept { deleted, rescued }))
     }
 
     /// The history once every number below has an outcome, or the time is over.
@@ -493,7 +512,20 @@ impl Pruner<'_> {
                 self.report.deleted.add(bytes);
             }
         }
+        self.remove_empty_directories(history);
         Ok(())
+    }
+
+    /// Removes what is left of writers that have an outcome and no pack. Best effort: it is of no use, and no harm.
+    fn remove_empty_directories(&self, history: &History) {
+        let backend = self.repository.backend();
+        for directory in block_on(backend.empty_directories("packs")).unwrap_or_default() {
+            // One at work keeps its own, though it would make it again: a crash between two of its steps is to leave what it left.
+            let writer = number_below(&directory, "packs").filter(|writer| history.is_decided(*writer));
+            if writer.is_some() {
+                let _ = block_on(backend.remove_empty_directory(&directory));
+            }
+        }
     }
 
     /// Replaces index segments that name deleted packs. Segments that were replaced before d registered go, if nobody who
@@ -504,10 +536,35 @@ impl Pruner<'_> {
         if !gone.is_empty() {
             block_on(replace_segments(self.repository, &gone))?;
         }
-        match self.report.waits_for.is_empty() {
-            true => block_on(delete_segments(self.repository, replaced)),
-            false => Ok(()),
+        if self.report.waits_for.is_empty() {
+            block_on(delete_segments(self.repository, replaced))?;
         }
+        // A merge holds about three times the segment that it makes.
+        block_on(compact(self.repository, self.options.memory_bytes / 4)).map(drop)
+    }
+
+    /// Sums up the log in a checkpoint when it has grown. Points that were forgotten before c, and what only they need is
+    /// on its way out, are not carried on.
+    fn sum_up(&mut self, who: &OpenRecord, history: &History, c: LogNumber) -> Result<()> {
+        if !checkpoint_is_due(history) {
+            return Ok(());
+        }
+        let is_through = !self.report.is_partial && self.report.waits_for.is_empty();
+        let forgotten_before = if is_through { c } else { LogNumber::default() };
+        let (history, summed_up) = registered(self.repository, who, |registration| {
+            let history = registration.history();
+            let too_large = || Outcome::Ended { reason: "the log is too large for a checkpoint".into() };
+            let (summed_up, outcome) = match block_on(write_checkpoint(registration, forgotten_before))? {
+                Some(outcome) => (history.decided_below().0 - 1, outcome),
+                None => (0, too_large()),
+            };
+            Ok(((history.clone(), summed_up), outcome))
+        })?;
+        self.report.summed_up = summed_up;
+        if summed_up > 0 {
+            block_on(delete_superseded(self.repository, &history));
+        }
+        Ok(())
     }
 }
 

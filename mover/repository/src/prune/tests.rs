@@ -1,6 +1,7 @@
 //! Deleting beside writers, readers and other pruners: what is needed stays, whoever is slow or dies.
 
 mod rekey;
+mod store;
 mod thief;
 
 use std::collections::BTreeMap;
@@ -460,7 +461,7 @@ fn a_key_that_may_only_add_prunes_nothing_and_its_records_count_for_nothing() {
         Outcome::Forget { points: vec![point.id], reason: "forged".into() },
         Outcome::Condemned { packs: packs.iter().map(condemned).collect(), reason: "forged".into() },
         Outcome::Swept { deleted: packs.clone(), rescued: vec![] },
-        Outcome::Checkpoint { below: LogNumber(2), live: vec![] },
+        Outcome::Checkpoint { below: LogNumber(2), parts: vec![] },
     ] {
         let registration = block_on(thief.register(Bench::open_record(Role::Admin))).unwrap();
         block_on(registration.commit(forged)).unwrap();
@@ -582,7 +583,7 @@ fn a_condemnation_that_was_rescued_vouches_for_no_later_one() {
     condemn(admin());
     let options = PruneOptions { wait: Duration::from_secs(20), ..options() };
     let mut second = Pruner { repository: &bench.repository, options: &options, report: PruneReport::default() };
-    let known = second.condemn(&who()).unwrap();
+    let (_, known) = second.condemn(&who()).unwrap();
     assert!(known.iter().any(|(pack, _)| *pack == info.id));
     block_on(admin().commit(Outcome::Swept { deleted: vec![], rescued: vec![info.id] })).unwrap();
     forget(&bench, &gone);

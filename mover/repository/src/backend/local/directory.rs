@@ -2,7 +2,7 @@
 //! Runs on the backend's pool threads only.
 
 use super::{Counters, temporary};
-use crate::backend::{Created, ObjectMeta, StorageError, StorageErrorKind, Temporary};
+use crate::backend::{Created, ObjectMeta, StorageError, StorageErrorKind, Temporary, check_name};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, OwnedFd};
@@ -387,7 +387,33 @@ impl Directory {
         Ok(())
     }
 
-    fn remove_empty_directories(&self, lowest: &str) {
+    /// Directories right below `prefix` that hold nothing, not even what is unfinished.
+    pub(super) fn empty_directories(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let directory = match self.open_directory(prefix) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+            Err(errno) => return Err(failed("list", prefix)(errno)),
+        };
+        let is_entry = |name: &std::ffi::CStr| !matches!(name.to_bytes(), b"." | b"..");
+        let mut empty = Vec::new();
+        for entry in Dir::read_from(&directory).map_err(failed("list", prefix))? {
+            let entry = entry.map_err(failed("list", prefix))?;
+            let name = format!("{prefix}/{}", entry.file_name().to_string_lossy());
+            if !is_entry(entry.file_name()) || check_name("list", &name).is_err() {
+                continue;
+            }
+            // What is gone, or no directory, is none that is empty.
+            let Ok(inner) = self.open_directory(&name) else { continue };
+            let mut entries = Dir::read_from(&inner).map_err(failed("list", &name))?;
+            if !entries.any(|entry| entry.map_or(true, |entry| is_entry(entry.file_name()))) {
+                empty.push(name);
+            }
+        }
+        Ok(empty)
+    }
+
+    /// Removes a directory, and those above it, as far as they are empty.
+    pub(super) fn remove_empty_directories(&self, lowest: &str) {
         let mut directory = lowest;
         while !directory.is_empty() {
             let mut durable = self.durable.lock();

@@ -195,6 +195,17 @@ impl Backend for LocalBackend {
         completed("list", "", &self.directory.shown, self.readers.run(move || directory.temporaries()))
     }
 
+    fn empty_directories(&self, prefix: &str) -> IoFuture<Vec<String>> {
+        self.run(&self.readers, "list", prefix, Directory::empty_directories)
+    }
+
+    fn remove_empty_directory(&self, name: &str) -> IoFuture<()> {
+        self.run(&self.syncers, "delete", name, |directory, name| {
+            directory.remove_empty_directories(name);
+            Ok(())
+        })
+    }
+
     fn remove_temporary(&self, name: &str) -> IoFuture<()> {
         let (parent, file_name) = name.rsplit_once('/').unwrap_or(("", name));
         let random_part = file_name.strip_prefix(temporary::PREFIX);
