@@ -34,6 +34,10 @@ pub const HOST_BYTES_MAX: usize = 256;
 pub const TAG_BYTES_MAX: usize = 1 << 10;
 /// Longest reason in a log record.
 pub const REASON_BYTES_MAX: usize = 4 << 10;
+/// Most spans of proven packs in the outcome of a verification.
+pub const VERIFIED_SPANS_MAX: usize = 256;
+/// Most hurt packs that the outcome of a verification names.
+pub const VERIFIED_HURT_MAX: usize = 1024;
 
 /// Longest single path component.
 pub const PATH_COMPONENT_BYTES_MAX: usize = 255;

@@ -52,7 +52,14 @@ pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit> {
 /// Shares of the memory that the settings allow.
 pub fn options(session: &Session, data: Data) -> VerifyOptions {
     let quarter = usize::try_from(session.resolved.memory_bytes / 4).unwrap_or(usize::MAX);
-    VerifyOptions { data, threads: session.resolved.shards, index_bytes: quarter, cache_bytes: quarter }
+    VerifyOptions {
+        data,
+        threads: session.resolved.shards,
+        index_bytes: quarter,
+        cache_bytes: quarter,
+        now: repository::now(),
+        ..VerifyOptions::default()
+    }
 }
 
 /// Runs the checks under a progress view.

@@ -30,6 +30,7 @@ mod point;
 mod read;
 mod record;
 mod registration;
+mod verification;
 
 pub(crate) use checkpoint::{checkpoint_is_due, delete_superseded, write_checkpoint};
 pub use history::{History, HurtLocations, LogEntry, Standing};
@@ -43,6 +44,7 @@ pub(crate) use record::seal_record;
 pub use record::{OpenRecord, Role, this_machine};
 pub(crate) use registration::register;
 pub use registration::{Fencing, Registration, SignOfLife};
+pub use verification::{ProvenSpan, Verification};
 
 use crate::ids::LogNumber;
 

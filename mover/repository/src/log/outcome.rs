@@ -3,6 +3,7 @@
 use super::memory::Seen;
 use super::point::RecoveryPoint;
 use super::record::{check_length, text, text_field};
+use super::verification::Verification;
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::crypto::VerifyingKey;
 use crate::error::Result;
@@ -104,11 +105,13 @@ pub enum Outcome {
         /// Why, in one sentence.
         reason: String,
     },
+    /// Data was verified: what was proven, and what is hurt.
+    Verified(Verification),
 }
 
 impl Outcome {
-    /// True if it counts only when an admin key signed it. A fence of one's own registration is
-    /// the exception that the reader of the history knows.
+    /// True if it counts only when an admin key signed it: it takes something away, were it only the reason to look
+    /// for damage. A fence of one's own registration is the exception that the reader of the history knows.
     pub fn is_destructive(&self) -> bool {
         !matches!(self, Self::RecoveryPoint(_) | Self::Damage { .. } | Self::Ended { .. })
     }
@@ -126,6 +129,7 @@ impl Outcome {
             | Self::Condemned { reason, .. }
             | Self::Ended { reason } => check_length("reason", reason.len(), REASON_BYTES_MAX),
             Self::KeyAdded { label, .. } => check_length("label", label.len(), HOST_BYTES_MAX),
+            Self::Verified(verification) => verification.check(),
             Self::KeyRemoved { .. }
             | Self::KeysRotated { .. }
             | Self::Swept { .. }
@@ -197,6 +201,10 @@ impl Outcome {
                 encoder.u8(10);
                 encoder.raw(slot.as_bytes());
             }
+            Self::Verified(verification) => {
+                encoder.u8(11);
+                verification.encode(encoder);
+            }
             Self::KeysRotated { generation, rotation } => {
                 encoder.u8(12);
                 encoder.u32(*generation);
@@ -253,13 +261,14 @@ impl Outcome {
                 label: text_field(decoder, HOST_BYTES_MAX, "label")?,
             },
             10 => Self::KeyRemoved { slot: ObjectId(decoder.array()?) },
+            11 => Self::Verified(Verification::decode(decoder)?),
             12 => Self::KeysRotated { generation: decoder.u32()?, rotation: ObjectId(decoder.array()?) },
             _ => return Err(DecodeError::Invalid { field: "kind of outcome" }),
         })
     }
 }
 
-fn list<T>(
+pub(super) fn list<T>(
     decoder: &mut Decoder<'_>,
     item_bytes: usize,
     field: &'static str,
@@ -308,8 +317,9 @@ impl DoneRecord {
 #[cfg(test)]
 mod tests {
     use super::super::tests::open_record;
-    use super::super::{OpenRecord, Role};
+    use super::super::{OpenRecord, ProvenSpan, Role};
     use super::*;
+    use crate::ids::UnixNanos;
     use crate::testing::point;
 
     #[test]
@@ -338,6 +348,17 @@ mod tests {
             Outcome::KeyAdded { slot: ObjectId([6; 32]), is_put_only: true, label: "laptop".into() },
             Outcome::KeyRemoved { slot: ObjectId([6; 32]) },
             Outcome::KeysRotated { generation: 2, rotation: ObjectId([7; 32]) },
+            Outcome::Verified(Verification {
+                began: UnixNanos(-5),
+                next: PackId([7; 32]),
+                proven: vec![ProvenSpan {
+                    from: PackId([8; 32]),
+                    until: PackId([7; 32]),
+                    first_writer: LogNumber(1),
+                    last_writer: LogNumber(u64::MAX),
+                }],
+                hurt: vec![PackId([9; 32])],
+            }),
         ];
         for record in outcomes.map(done) {
             let body = record.encode();

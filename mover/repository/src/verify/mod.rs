@@ -6,12 +6,18 @@
 
 mod manifests;
 mod packs;
+mod plan;
+mod proof;
+#[cfg(test)]
+mod proof_tests;
 mod records;
+mod span;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
@@ -19,12 +25,13 @@ use parking_lot::Mutex;
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
-use crate::ids::{LogNumber, ObjectId, PackId};
+use crate::ids::{LogNumber, ObjectId, PackId, UnixNanos};
 use crate::index::Index;
 use crate::leftovers::{Leftovers, count_unfinished};
-use crate::log::{History, HurtFrame, HurtLocations, Outcome};
+use crate::log::{History, HurtFrame, HurtLocations, Outcome, Verification};
 use crate::pack::parse_pack_name;
 use crate::repository::Repository;
+pub use proof::ProofStatus;
 
 /// Items that a list of the report holds at most; the rest is counted.
 pub const LISTED_MAX: usize = 10_000;
@@ -39,6 +46,13 @@ pub enum Data {
     Percent(u8),
     /// Everything.
     All,
+    /// What no verification proved for a while, and what was found hurt and is not healed.
+    Due {
+        /// After this time a proof is worth nothing.
+        max_age: Duration,
+        /// Most bytes to read, as whole packs; their tables, which are always read, are not counted.
+        budget_bytes: u64,
+    },
 }
 
 /// How to verify.
@@ -52,11 +66,22 @@ pub struct VerifyOptions {
     pub index_bytes: usize,
     /// Memory for decoded frames, in bytes.
     pub cache_bytes: usize,
+    /// The time now: that of the proof, and what the age of earlier ones is counted to.
+    pub now: UnixNanos,
+    /// Set by others to end the run early: it keeps what it proved.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        VerifyOptions { data: Data::None, threads: 1, index_bytes: 32 << 20, cache_bytes: 16 << 20 }
+        VerifyOptions {
+            data: Data::None,
+            threads: 1,
+            index_bytes: 32 << 20,
+            cache_bytes: 16 << 20,
+            now: UnixNanos(0),
+            stop: Arc::default(),
+        }
     }
 }
 
@@ -141,6 +166,12 @@ pub struct VerifyReport {
     pub hurt_files_total: u64,
     /// Frames and packs that do not open, for a damage record; at most [`LISTED_MAX`].
     pub hurt_frames: Vec<HurtFrame>,
+    /// What the run has to leave in the log, so that later ones know what it proved; none if no data was asked for.
+    pub verification: Option<Verification>,
+    /// With [`Data::Due`]: what is proven, this run included.
+    pub proof: Option<ProofStatus>,
+    /// It was ended early: not everything was looked at.
+    pub is_interrupted: bool,
 }
 
 impl VerifyReport {
@@ -219,7 +250,11 @@ pub fn verify(
     verifier.found.lock().report.unfinished = block_on(count_unfinished(repository.backend().as_ref()))?;
     verifier.check_sealed_records();
     verifier.check_packs(listed);
-    verifier.check_manifests();
+    if verifier.is_stopped() {
+        verifier.found.lock().report.is_interrupted = true;
+    } else {
+        verifier.check_manifests();
+    }
     Ok(verifier.found.into_inner().report)
 }
 
@@ -253,6 +288,10 @@ impl Verifier<'_> {
         if found.report.hurt_files.len() < LISTED_MAX {
             found.report.hurt_files.push(file);
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed)
     }
 
     /// True if the writer has a recovery point, so that all its packs must be indexed.

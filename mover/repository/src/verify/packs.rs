@@ -3,15 +3,19 @@
 //! A pack is read front to back in runs of about 4 MiB. Threads take packs from one list.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::backend::{ObjectMeta, StorageErrorKind};
 use crate::blocking::block_on;
-use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
+use crate::ids::LogNumber;
 use crate::limits::PACK_FRAMES_MAX;
 use crate::pack::{FrameInfo, PackContents, PackOpener, parse_pack_name, read_contents};
+use crate::verify::plan::{Plan, Reading};
+use crate::verify::proof::Proofs;
+use crate::verify::span::ListedPack;
 use crate::verify::{Data, Phase, Verifier};
 
 /// Bytes that one read of a pack asks for.
@@ -27,14 +31,36 @@ impl Verifier<'_> {
                 self.hurt_pack(pack.id);
             }
         }
-        let salt = random_array();
+        let max_age = if let Data::Due { max_age, .. } = self.options.data { max_age } else { Duration::ZERO };
+        let mut proofs = Proofs::of(&self.history, self.options.now, max_age);
+        let plan = Plan::new(self.options.data, self.parse_names(listed), &proofs);
+        self.check_planned(&plan);
+        if self.options.data != Data::None {
+            self.sum_up(&plan, &mut proofs);
+        }
+    }
+
+    fn parse_names(&self, listed: Vec<ObjectMeta>) -> Vec<ListedPack> {
+        let mut packs = Vec::with_capacity(listed.len());
+        for object in listed {
+            match parse_pack_name(&object.name) {
+                Some((writer, id)) => packs.push(ListedPack { name: object.name, bytes: object.bytes, id, writer }),
+                None => self.error(&object.name, "its name is not that of a pack"),
+            }
+        }
+        packs
+    }
+
+    fn check_planned(&self, plan: &Plan) {
         let (next, done) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let total = listed.len() as u64;
+        let total = plan.packs.len() as u64;
         let phase = if self.options.data == Data::None { Phase::Contents } else { Phase::Data };
         self.report_progress(phase, 0, total);
         let work = || {
-            while let Some(object) = listed.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.check_pack(object, is_sampled(self.options.data, &salt, &object.name));
+            while !self.is_stopped()
+                && let Some((at, pack, with_data)) = plan.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                plan.set(at, self.check_pack(pack, with_data));
                 self.report_progress(phase, done.fetch_add(1, Ordering::Relaxed) + 1, total);
             }
         };
@@ -46,27 +72,39 @@ impl Verifier<'_> {
         });
     }
 
-    fn check_pack(&self, object: &ObjectMeta, with_data: bool) {
-        if parse_pack_name(&object.name).is_none() {
-            self.error(&object.name, "its name is not that of a pack");
-            return;
-        }
-        let contents = match block_on(read_contents(self.repository, &object.name)) {
+    /// What this run proved, for the log, and what is proven with it.
+    fn sum_up(&self, plan: &Plan, proofs: &mut Proofs) {
+        let this = LogNumber(self.history.highest().0 + 1);
+        let seen = self.history.seen(this);
+        let verification = plan.verification(self.options.now, |writer| seen.covers(writer));
+        let is_due_asked = matches!(self.options.data, Data::Due { .. });
+        let status = is_due_asked.then(|| {
+            proofs.add(this, seen.clone(), &verification);
+            proofs.status(&plan.packs, |writer| seen.covers(writer))
+        });
+        let mut found = self.found.lock();
+        found.report.proof = status;
+        found.report.verification = Some(verification);
+    }
+
+    fn check_pack(&self, pack: &ListedPack, with_data: bool) -> Reading {
+        let contents = match block_on(read_contents(self.repository, &pack.name)) {
             Ok(contents) => contents,
             Err(error) => {
-                self.error(&object.name, error.reason());
-                return;
+                self.error(&pack.name, error.reason());
+                return Reading::Hurt;
             }
         };
         self.found.lock().report.packs += 1;
         self.check_index(&contents);
-        if with_data {
-            let bytes = contents.bytes;
-            self.check_data(&contents, &object.name);
-            let mut found = self.found.lock();
-            found.report.packs_read += 1;
-            found.report.bytes_read += bytes;
+        if !with_data {
+            return Reading::None;
         }
+        let reading = self.check_data(&contents, &pack.name);
+        let mut found = self.found.lock();
+        found.report.packs_read += 1;
+        found.report.bytes_read += contents.bytes;
+        reading
     }
 
     /// Every chunk of the pack is in the index, at the place where the table has it.
@@ -107,18 +145,22 @@ impl Verifier<'_> {
         }
     }
 
-    fn check_data(&self, contents: &PackContents, name: &str) {
+    fn check_data(&self, contents: &PackContents, name: &str) -> Reading {
         let opener = match PackOpener::new(self.repository.secrets(), &contents.info()) {
             Ok(opener) => Some(opener),
             Err(RepositoryError::NoReadKey { .. }) => None,
             Err(error) => {
                 self.error(name, error.reason());
                 contents.frames.iter().for_each(|frame| self.hurt_frame(contents.id, frame.number));
-                return;
+                return Reading::Hurt;
             }
         };
         let mut frames = &contents.frames[..];
+        let (mut marked, mut hurt) = (0, 0);
         while let Some(first) = frames.first() {
+            if self.is_stopped() {
+                return if hurt == 0 { Reading::None } else { Reading::Hurt };
+            }
             let end = |frame: &FrameInfo| frame.offset + u64::from(frame.sealed_bytes);
             let count = frames.iter().take_while(|frame| end(frame) - first.offset <= RUN_BYTES).count().max(1);
             let (run, rest) = frames.split_at(count);
@@ -128,6 +170,7 @@ impl Verifier<'_> {
             for frame in run {
                 if self.known_hurt.contains(&contents.id, frame.number) {
                     self.found.lock().report.frames_marked += 1;
+                    marked += 1;
                     continue;
                 }
                 let checked = bytes.as_ref().map_err(Clone::clone).and_then(|bytes| {
@@ -137,9 +180,16 @@ impl Verifier<'_> {
                 if let Err(error) = checked {
                     self.error(&format!("{name} frame {}", frame.number), error.reason());
                     self.hurt_frame(contents.id, frame.number);
+                    hurt += 1;
                 }
             }
             self.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+        }
+        match (hurt, marked, opener) {
+            (0, 0, Some(_)) => Reading::Proven,
+            (0, 0, None) => Reading::None,
+            (0, ..) => Reading::Marked,
+            _ => Reading::Hurt,
         }
     }
 
@@ -181,10 +231,11 @@ impl Verifier<'_> {
 }
 
 /// Whether a pack is in the share that is read this time.
-fn is_sampled(data: Data, salt: &[u8; 32], name: &str) -> bool {
+pub(super) fn is_sampled(data: Data, salt: &[u8; 32], name: &str) -> bool {
     match data {
         Data::None => false,
-        Data::All => true,
+        // Which of all are due was chosen from them together.
+        Data::All | Data::Due { .. } => true,
         Data::Percent(percent) => {
             let hash = blake3::keyed_hash(salt, name.as_bytes());
             let draw = u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("four bytes"));
