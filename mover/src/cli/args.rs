@@ -313,6 +313,12 @@ pub struct VerifyArgs {
     /// Also read stored data: a share such as 10%, or all
     #[arg(long, value_name = "SHARE")]
     pub data: Option<DataShare>,
+    /// Read only data that was not proven within this time, such as 30d, oldest first
+    #[arg(long, value_name = "AGE")]
+    pub max_age: Option<Period>,
+    /// Read at most this much of it, such as 100GiB; the next run goes on from there
+    #[arg(long, value_name = "SIZE", requires = "max_age")]
+    pub budget: Option<Size>,
 }
 
 /// `mover forget`

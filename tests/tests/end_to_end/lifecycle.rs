@@ -162,6 +162,81 @@ fn prune_beside_a_running_backup_waits_for_it() {
     assert_eq!(repo.restore(&ids[2], &source, "target").join("large").metadata().expect("restored").len(), 4 * MIB);
 }
 
+/// Lines of a verification of what is due; its exit code is checked.
+fn verify_due(repo: &Repo, code: i32, budget: &[&str]) -> (Value, Value) {
+    let arguments = [&["--json", "--max-age", "30d"][..], budget].concat();
+    let lines = json_lines(&repo.run("verify", &arguments).expect(code).stdout);
+    let proof = lines.iter().find(|line| line["type"] == "proof").expect("a proof").clone();
+    (proof, lines.last().expect("a summary").clone())
+}
+
+#[test]
+fn verify_within_a_budget_goes_on_where_it_stopped_and_remembers_what_it_proved() {
+    let (repo, source, _) = three_points();
+    let bytes = pack_bytes(&repo);
+    let budget = (bytes * 2 / 3).to_string();
+    let mut due = bytes;
+    for night in 1.. {
+        let (proof, summary) = verify_due(&repo, exit::DONE, &["--budget", &budget]);
+        let left = proof["bytes_due"].as_u64().expect("bytes");
+        assert_eq!(
+            (proof["bytes"].as_u64(), summary["bytes_read"].as_u64()),
+            (Some(bytes), Some(due - left)),
+            "{proof}"
+        );
+        assert!(left < due && due - left <= bytes * 2 / 3, "{proof}");
+        assert_eq!(proof["runs_due"].as_u64(), Some(left.div_ceil(bytes * 2 / 3)), "{proof}");
+        due = left;
+        if due == 0 {
+            assert!((2..7).contains(&night), "after {night} nights");
+            break;
+        }
+    }
+    assert_eq!(verify_due(&repo, exit::DONE, &[]).1["packs_read"].as_u64(), Some(0), "all is proven");
+    write_random(&source.join("large"), 4 * MIB, 77);
+    repo.backup(&source);
+    let new = pack_bytes(&repo) - bytes;
+    let (proof, summary) = verify_due(&repo, exit::DONE, &[]);
+    assert_eq!((summary["bytes_read"].as_u64(), proof["bytes_due"].as_u64()), (Some(new), Some(0)), "{proof}");
+    let text = repo.run("verify", &["--max-age", "30d", "--budget", "1GiB"]).expect(exit::DONE).text();
+    assert!(
+        text.contains("100.0 %") && text.contains("0 packs are due") && text.contains("everything 1 run"),
+        "{text}"
+    );
+
+    // Damage is told by each run after the one that found it, whatever else is due.
+    let objects = repo.objects();
+    let packs = objects.iter().filter(|(name, _)| name.starts_with("packs"));
+    let victim = repo.place().join(&packs.max_by_key(|(_, bytes)| *bytes).expect("a pack").0);
+    let whole = std::fs::read(&victim).expect("read");
+    let mut hurt = whole.clone();
+    hurt[whole.len() / 2] ^= 1;
+    std::fs::write(&victim, hurt).expect("write");
+    verify_due(&repo, exit::DONE, &[]);
+    repo.run("verify", &["--data", "all"]).expect(exit::FAILED);
+    let (proof, summary) = verify_due(&repo, exit::FAILED, &[]);
+    assert_eq!((proof["packs_due"].as_u64(), summary["packs_read"].as_u64()), (Some(1), Some(1)), "{proof}");
+    std::fs::write(&victim, whole).expect("write");
+    assert_eq!(verify_due(&repo, exit::DONE, &[]).0["packs_due"].as_u64(), Some(0));
+}
+
+#[test]
+fn verify_by_a_key_that_may_only_add_says_that_it_is_not_remembered() {
+    let (repo, ..) = three_points();
+    let client = repo.scratch().join("client.key");
+    let added = ["add", "--put-only", "--label", "host", "--new-key-file"].map(std::ffi::OsStr::new);
+    repo.run("key", &[&added[..], &[client.as_os_str()]].concat()).expect(exit::DONE);
+    let mut command = repo.command("verify", &["--data", "all"]);
+    command.env_remove("MOVER_PASSWORD_FILE").env("MOVER_KEY_FILE", &client);
+    let told = mover_tests::mover::finish(command, None).expect(exit::DONE);
+    assert!(told.stderr.contains("not remembered"), "{told}");
+    let (proof, _) = verify_due(&repo, exit::DONE, &["--budget", "0"]);
+    assert_eq!(proof["bytes_due"], proof["bytes"], "{proof}");
+    repo.run("verify", &["--budget", "1GiB"]).expect(exit::USAGE);
+    repo.run("verify", &["--data", "10%", "--max-age", "30d"]).expect_error(exit::USAGE, "--max-age");
+    repo.run("verify", &["--max-age", "soon"]).expect(exit::USAGE);
+}
+
 #[test]
 fn key_commands_add_list_change_and_remove() {
     let repo = Repo::new();
