@@ -118,10 +118,15 @@ pub async fn remove_key(repository: &Repository, who: &OpenRecord, slot: ObjectI
     let registration = begin(repository, who).await?;
     match may_remove(repository, &registration, slot, wait).await {
         Ok(made_up_for) => {
+            // All slots are in one directory: those that stay are durable before one goes, whoever wrote them.
+            repository.backend().adopt(&slot_name(&slot));
+            repository.backend().barrier().await?;
             registration.commit(Outcome::KeyRemoved { slot }).await?;
             for removed in made_up_for.into_iter().chain([slot]) {
                 delete_if_there(repository.backend().as_ref(), &slot_name(&removed)).await?;
             }
+            // A power cut must not bring back what was said to be removed.
+            repository.backend().barrier().await?;
             Ok(())
         }
         Err(error) => {

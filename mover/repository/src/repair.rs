@@ -4,10 +4,12 @@
 //! these. A pack whose table cannot be read keeps what the old segments say of it only if the old
 //! segments stay in use, so then nothing is replaced. Blocks; never call it on an executor thread.
 
+use std::collections::BTreeSet;
+
 use crate::blocking::block_on;
-use crate::error::Result;
+use crate::error::{RepositoryError, Result};
 use crate::ids::ObjectId;
-use crate::index::{SegmentBuilder, Unreadable, parse_segment_name};
+use crate::index::{SegmentBuilder, Unreadable, named_packs, parse_segment_name};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::pack::{parse_pack_name, read_contents};
 use crate::repository::Repository;
@@ -41,18 +43,23 @@ pub fn repair_index(repository: &Repository, dry_run: bool, progress: &dyn Fn(u6
     let backend = repository.backend();
     let old: Vec<ObjectId> =
         block_on(backend.list("index"))?.iter().filter_map(|object| parse_segment_name(&object.name)).collect();
-    let listed = block_on(backend.list("packs"))?;
-    // Names of packs must not outlive a crash less than a segment that names them.
+    let mut names: BTreeSet<String> = block_on(backend.list("packs"))?.into_iter().map(|object| object.name).collect();
+    // A listing may be behind: what it misses and the old segments name must not be lost with these.
+    let mut missed = block_on(named_packs(repository, |name| !names.contains(name)))?;
+    names.append(&mut missed);
+    // Names of packs must not outlive a crash less than a segment that names them. Who finished a pack may have been
+    // killed before it synced the name.
+    names.iter().for_each(|name| backend.adopt(name));
     block_on(backend.barrier())?;
     let mut report = RepairReport { dry_run, ..RepairReport::default() };
     let mut builder = SegmentBuilder::new(repository);
-    let total = listed.len() as u64;
-    for (done, object) in listed.iter().enumerate() {
+    let total = names.len() as u64;
+    for (done, name) in names.iter().enumerate() {
         progress(done as u64, total);
-        if parse_pack_name(&object.name).is_none() {
+        if parse_pack_name(name).is_none() {
             continue;
         }
-        match block_on(read_contents(repository, &object.name)) {
+        match block_on(read_contents(repository, name)) {
             Ok(contents) => {
                 report.packs += 1;
                 report.chunks += contents.chunk_count() as u64;
@@ -60,7 +67,9 @@ pub fn repair_index(repository: &Repository, dry_run: bool, progress: &dyn Fn(u6
                     builder.add(&contents);
                 }
             }
-            Err(cause) => report.unreadable.push(Unreadable { object: object.name.clone(), cause }),
+            // A prune beside this has deleted it.
+            Err(RepositoryError::MissingObject { .. }) => {}
+            Err(cause) => report.unreadable.push(Unreadable { object: name.clone(), cause }),
         }
         if builder.bytes() >= SEGMENT_BYTES_TARGET {
             let full = std::mem::replace(&mut builder, SegmentBuilder::new(repository));

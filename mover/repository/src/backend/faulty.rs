@@ -104,6 +104,10 @@ pub struct Call {
 struct Script {
     calls: Vec<Call>,
     faults: Vec<(Fault, u64)>,
+    /// Objects in the order in which they got their names.
+    created: Vec<String>,
+    /// How many of the newest objects a listing misses.
+    missed: usize,
 }
 
 /// A backend whose calls can be made to fail. Clones share faults and records.
@@ -126,7 +130,22 @@ impl FaultyBackend {
 
     /// Forgets all faults: the store works again.
     pub fn heal(&self) {
-        self.script.lock().faults.clear();
+        let mut script = self.script.lock();
+        script.faults.clear();
+        script.missed = 0;
+    }
+
+    /// From now on each listing misses the newest objects below its prefix, at most so many. Those in `before` were
+    /// there, in this order, before the first one that was created through this wrapper.
+    pub fn miss_newest(&self, missed: usize, before: &[String]) {
+        let mut script = self.script.lock();
+        script.created = before.iter().chain(&script.created).cloned().collect();
+        script.missed = missed;
+    }
+
+    /// Objects that were created through this wrapper and have their names, in that order.
+    pub fn created(&self) -> Vec<String> {
+        self.script.lock().created.clone()
     }
 
     /// All calls so far, in order.
@@ -187,6 +206,12 @@ fn apply<T: Send + 'static>(effect: Option<Effect>, object: &str, work: impl FnO
 }
 
 impl FaultyBackend {
+    fn missed_below(&self, prefix: &str) -> Vec<String> {
+        let script = self.script.lock();
+        let is_below = |name: &&String| prefix.is_empty() || name.starts_with(&format!("{prefix}/"));
+        script.created.iter().rev().filter(is_below).take(script.missed).cloned().collect()
+    }
+
     fn call<T: Send + 'static>(
         &self,
         operation: Operation,
@@ -217,11 +242,25 @@ impl Backend for FaultyBackend {
     }
 
     fn list(&self, prefix: &str) -> IoFuture<Vec<ObjectMeta>> {
-        self.call(Operation::List, prefix, 0, || self.inner.list(prefix))
+        let (listed, missed) =
+            (self.call(Operation::List, prefix, 0, || self.inner.list(prefix)), self.missed_below(prefix));
+        Box::pin(async move {
+            let mut objects = listed.await?;
+            objects.retain(|object| !missed.contains(&object.name));
+            Ok(objects)
+        })
     }
 
     fn create(&self, name: &str, body: Bytes) -> IoFuture<Created> {
-        self.call(Operation::Create, name, body.len(), || self.inner.create(name, body))
+        let created = self.call(Operation::Create, name, body.len(), || self.inner.create(name, body));
+        let (script, object) = (Arc::clone(&self.script), name.to_owned());
+        Box::pin(async move {
+            let result = created.await;
+            if matches!(result, Ok(Created::New)) {
+                script.lock().created.push(object);
+            }
+            result
+        })
     }
 
     fn stream(&self, name: &str) -> Box<dyn ObjectWriter> {
@@ -295,7 +334,12 @@ impl ObjectWriter for FaultyWriter {
         if let Some(error) = self.first_error {
             return ready(Err(error));
         }
-        let Self { inner, name, .. } = *self;
-        apply(effect, &name, || inner.finish())
+        let Self { inner, name, script, .. } = *self;
+        let finished = apply(effect, &name, || inner.finish());
+        Box::pin(async move {
+            finished.await?;
+            script.lock().created.push(name);
+            Ok(())
+        })
     }
 }

@@ -207,14 +207,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Starts a large object whose name appears only at its finish.
     fn stream(&self, name: &str) -> Box<dyn ObjectWriter>;
 
-    /// Resolves when every object whose `finish` resolved before this call is durable by name.
+    /// Resolves when every object whose `finish` resolved before this call is durable by name, and every delete too.
     fn barrier(&self) -> IoFuture<()>;
 
     /// Says that an object which somebody else finished, perhaps without a barrier, is about to be
     /// relied on: the next barrier covers it too. Nothing to do where a name is durable once seen.
     fn adopt(&self, _name: &str) {}
 
-    /// Removes an object.
+    /// Removes an object. A barrier that is called after it has resolved makes that durable: until then a power cut may
+    /// bring the object back.
     fn delete(&self, name: &str) -> IoFuture<()>;
 
     /// What was begun and not finished, at any depth. Nothing where the store keeps that to itself.

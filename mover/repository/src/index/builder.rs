@@ -133,6 +133,19 @@ pub(crate) async fn replaced_segments(repository: &Repository) -> Result<Vec<Obj
     Ok((0..segments.len()).filter(|at| live.binary_search(at).is_err()).map(|at| segments[at].id).collect())
 }
 
+/// Packs that segments name, those that `is_wanted`. Segments that cannot be read are passed over.
+pub(crate) async fn named_packs(
+    repository: &Repository,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<std::collections::BTreeSet<String>> {
+    let mut names = std::collections::BTreeSet::new();
+    for segment in open_segments(repository, &mut Vec::new()).await? {
+        let packs = segment.read_packs().await.unwrap_or_default();
+        names.extend(packs.iter().map(PackInfo::object_name).filter(|name| is_wanted(name)));
+    }
+    Ok(names)
+}
+
 /// Deletes segments. Gone already is fine.
 pub(crate) async fn delete_segments(repository: &Repository, segments: &[ObjectId]) -> Result<()> {
     for segment in segments {

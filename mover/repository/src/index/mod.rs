@@ -22,7 +22,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 
 pub use builder::{SegmentBuilder, compact};
-pub(crate) use builder::{delete_segments, push_entries, replace_segments, replaced_segments};
+pub(crate) use builder::{delete_segments, named_packs, push_entries, replace_segments, replaced_segments};
 pub(crate) use load::{live_segments, open_segments};
 pub(crate) use segment::{Segment, SegmentEntry, parse_segment_name};
 

@@ -148,6 +148,8 @@ impl Sources {
             return Err(RepositoryError::LimitExceeded { what });
         }
         for name in unindexed {
+            // Who finished it may have been killed before its name was durable.
+            repository.backend().adopt(&name);
             // One that cannot be read is not judged: it stays as it is.
             let Ok(contents) = block_on(read_contents(repository, &name)) else { continue };
             let pack = self.add_pack(&mut known, contents.info());

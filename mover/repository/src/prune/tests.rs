@@ -425,6 +425,34 @@ fn f05_deletes_that_arrive_late_harm_nothing() {
     assert_whole(&bench, &[&shared, &files(10..12)]);
 }
 
+/// FAILURES F07: minutes of clock skew deleted data. Here the clock of the pruner is ten years off, beside a writer that
+/// relies on what is condemned: at worst that writer has to begin again.
+#[test]
+fn f07_a_clock_that_is_ten_years_off_loses_nothing() {
+    const TEN_YEARS_NS: i128 = 10 * 365 * 86_400 * 1_000_000_000;
+    for (off_ns, is_fenced) in [(-TEN_YEARS_NS, false), (TEN_YEARS_NS, true)] {
+        let bench = Bench::new();
+        let (shared, kept) = (files(0..4), files(10..14));
+        let gone = backup(&bench, &shared);
+        backup(&bench, &kept);
+        let slow = Writer::begin(&bench);
+        assert_eq!(slow.store(&bench, &shared, 2), 0);
+        forget(&bench, &gone);
+        let who = OpenRecord { started: crate::ids::UnixNanos(off_ns), ..who() };
+        let report = prune(&bench.repository, &who, &options()).unwrap();
+        assert_eq!((report.fenced.len(), report.deleted.packs), if is_fenced { (1, 3) } else { (0, 0) });
+        assert_whole(&bench, &[&kept]);
+        if is_fenced {
+            let refused = block_on(slow.registration.commit(Outcome::Ended { reason: "late".into() }));
+            assert!(matches!(refused, Err(RepositoryError::Fenced { .. })));
+            continue;
+        }
+        slow.commit(&bench, &shared);
+        prune(&bench.repository, &who, &options()).unwrap();
+        assert_whole(&bench, &[&kept, &shared]);
+    }
+}
+
 #[test]
 fn f06_a_forgotten_point_comes_back_until_it_is_condemned() {
     let bench = Bench::new();

@@ -1,6 +1,8 @@
 //! The blocking operations beneath the root directory, and which directories still need a sync.
 //! Runs on the backend's pool threads only.
 
+#[cfg(any(test, feature = "simulation"))]
+use super::disk_trace::{DiskStep, DiskStepKind, DiskTrace};
 use super::{Counters, temporary};
 use crate::backend::{Created, ObjectMeta, StorageError, StorageErrorKind, Temporary, check_name};
 use bytes::Bytes;
@@ -28,8 +30,29 @@ pub(super) struct Directory {
     durable: Mutex<HashSet<String>>,
     /// Directories with new names that no sync covers yet.
     dirty: Mutex<BTreeSet<String>>,
+    /// Directories with names of others that are relied on, or names removed, that no sync covers yet. They may be gone.
+    touched: Mutex<BTreeSet<String>>,
     /// Held while dirty directories are synced; the first failure stays.
     sync_failure: Mutex<Option<StorageError>>,
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) trace: Option<Arc<DiskTrace>>,
+}
+
+/// Makes a call that changes the file system. A test build tells the trace of it, if there is one.
+macro_rules! step {
+    ($directory:expr, $kind:ident, $call:expr, $record:expr) => {{
+        #[cfg(any(test, feature = "simulation"))]
+        {
+            match &$directory.trace {
+                None => $call,
+                Some(trace) => trace.take(DiskStepKind::$kind, || $call, $record),
+            }
+        }
+        #[cfg(not(any(test, feature = "simulation")))]
+        {
+            $call
+        }
+    }};
 }
 
 fn failed<'a>(operation: &'static str, name: &'a str) -> impl Fn(Errno) -> StorageError + 'a {
@@ -77,7 +100,10 @@ impl Directory {
             counters: Counters::default(),
             durable: Mutex::default(),
             dirty: Mutex::default(),
+            touched: Mutex::default(),
             sync_failure: Mutex::default(),
+            #[cfg(any(test, feature = "simulation"))]
+            trace: None,
         })
     }
 
@@ -208,7 +234,7 @@ impl Directory {
             .write_all(&file, name, 0, &[body])
             .and_then(|()| self.sync_file(&file, name))
             .and_then(|()| self.link_new(&temporary, name));
-        let _ = fs::unlinkat(&self.root, &*temporary, AtFlags::empty());
+        self.remove_temporary(&temporary);
         // Also when it existed: whoever made it may not have got to the sync of the directory.
         let created = created?;
         self.sync_names(parent_of(name))?;
@@ -217,7 +243,11 @@ impl Directory {
 
     /// Gives a temporary its final name, unless that name is taken.
     fn link_new(&self, temporary: &str, name: &str) -> Result<Created, StorageError> {
-        match fs::linkat(&self.root, temporary, &self.root, name, AtFlags::empty()) {
+        let linked =
+            step!(self, Grow, fs::linkat(&self.root, temporary, &self.root, name, AtFlags::empty()), |_, ()| {
+                DiskStep::Link { from: temporary.to_owned(), to: name.to_owned() }
+            });
+        match linked {
             Ok(()) => return Ok(Created::New),
             Err(Errno::EXIST) => return Ok(Created::AlreadyExisted),
             // File systems without hard links.
@@ -228,7 +258,13 @@ impl Directory {
     }
 
     fn rename_new(&self, temporary: &str, name: &str) -> Result<Created, StorageError> {
-        match fs::renameat_with(&self.root, temporary, &self.root, name, RenameFlags::NOREPLACE) {
+        let renamed = step!(
+            self,
+            Grow,
+            fs::renameat_with(&self.root, temporary, &self.root, name, RenameFlags::NOREPLACE),
+            |_, ()| DiskStep::Rename { from: temporary.to_owned(), to: name.to_owned() }
+        );
+        match renamed {
             Ok(()) => Ok(Created::New),
             Err(Errno::EXIST) => Ok(Created::AlreadyExisted),
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(StorageError::of_kind(
@@ -261,7 +297,7 @@ impl Directory {
 
     /// The next barrier covers the name of an object that another process published.
     pub(super) fn adopt(&self, name: &str) {
-        self.dirty.lock().insert(parent_of(name).to_owned());
+        self.touched.lock().insert(parent_of(name).to_owned());
     }
 
     /// Opens a new temporary beside `name`, making its directories.
@@ -272,7 +308,16 @@ impl Directory {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut attempt = 1;
         loop {
-            match fs::openat(&self.root, &*temporary, flags, Mode::RUSR | Mode::WUSR) {
+            let opened = step!(
+                self,
+                Grow,
+                fs::openat(&self.root, &*temporary, flags, Mode::RUSR | Mode::WUSR),
+                |recorder, file| {
+                    recorder.created(file);
+                    DiskStep::CreateFile(temporary.clone())
+                }
+            );
+            match opened {
                 Ok(file) => return Ok((file, temporary)),
                 Err(Errno::NOENT) if attempt < OPEN_ATTEMPTS => self.make_directories(parent)?,
                 Err(errno) => return Err(failed("create", name)(errno)),
@@ -283,7 +328,11 @@ impl Directory {
 
     /// Removes a temporary. If that fails it stays as a hidden, harmless file.
     pub(super) fn remove_temporary(&self, temporary: &str) {
-        let _ = fs::unlinkat(&self.root, temporary, AtFlags::empty());
+        let _ = self.unlink(temporary);
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), Errno> {
+        step!(self, Shrink, fs::unlinkat(&self.root, name, AtFlags::empty()), |_, ()| DiskStep::Unlink(name.to_owned()))
     }
 
     /// Removes a temporary and the directories that were made for it alone.
@@ -294,7 +343,10 @@ impl Directory {
 
     fn make_directories(&self, directory: &str) -> Result<(), StorageError> {
         for prefix in prefixes(directory) {
-            match fs::mkdirat(&self.root, prefix, Mode::RWXU) {
+            let made = step!(self, Grow, fs::mkdirat(&self.root, prefix, Mode::RWXU), |_, ()| {
+                DiskStep::MakeDirectory(prefix.to_owned())
+            });
+            match made {
                 Ok(()) => _ = self.durable.lock().remove(prefix),
                 Err(Errno::EXIST) => {}
                 // A concurrent delete took the parent away again: the caller tries once more.
@@ -320,7 +372,11 @@ impl Directory {
         let mut at = offset;
         while !rest.is_empty() {
             let batch = rest.len().min(PARTS_A_CALL);
-            match rustix::io::pwritev(file, &rest[..batch], at) {
+            let wrote = step!(self, Grow, rustix::io::pwritev(file, &rest[..batch], at), |recorder, written| {
+                let all: Vec<u8> = rest[..batch].iter().flat_map(|slice| slice.iter().copied()).collect();
+                DiskStep::Write { file: recorder.file(file), offset: at, bytes: all[..*written].to_vec() }
+            });
+            match wrote {
                 Ok(0) => return Err(failed("write", name)(Errno::IO)),
                 Ok(written) => {
                     Counters::add(&self.counters.writes, 1);
@@ -337,7 +393,8 @@ impl Directory {
 
     pub(super) fn sync_file(&self, file: &OwnedFd, name: &str) -> Result<(), StorageError> {
         Counters::add(&self.counters.fsync_files, 1);
-        fs::fsync(file).map_err(failed_sync(name))
+        let synced = step!(self, Sync, fs::fsync(file), |recorder, ()| DiskStep::SyncFile(recorder.file(file)));
+        synced.map_err(failed_sync(name))
     }
 
     /// Syncs one directory, and the names of the directories above it that are not known to be
@@ -355,7 +412,8 @@ impl Directory {
     fn sync_directory(&self, directory: &str) -> Result<(), StorageError> {
         Counters::add(&self.counters.fsync_directories, 1);
         let opened = self.open_directory(directory).map_err(failed("open", directory))?;
-        fs::fsync(opened).map_err(failed_sync(directory))
+        let synced = step!(self, Sync, fs::fsync(&opened), |_, ()| DiskStep::SyncDirectory(directory.to_owned()));
+        synced.map_err(failed_sync(directory))
     }
 
     fn open_directory(&self, directory: &str) -> Result<OwnedFd, Errno> {
@@ -371,8 +429,15 @@ impl Directory {
             return Err(first.clone());
         }
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        for directory in dirty {
-            if let Err(error) = self.sync_names(&directory) {
+        let touched = std::mem::take(&mut *self.touched.lock());
+        let own = dirty.iter().map(|directory| self.sync_names(directory));
+        let of_others = touched.difference(&dirty).map(|directory| match self.sync_names(directory) {
+            // Somebody deleted its last object and it with that: there is no name left to sync.
+            Err(error) if error.kind == StorageErrorKind::NotFound => Ok(()),
+            synced => synced,
+        });
+        for synced in own.chain(of_others) {
+            if let Err(error) = synced {
                 *failure = Some(error.clone());
                 return Err(error);
             }
@@ -381,9 +446,11 @@ impl Directory {
     }
 
     pub(super) fn delete(&self, name: &str) -> Result<(), StorageError> {
-        fs::unlinkat(&self.root, name, AtFlags::empty()).map_err(failed("delete", name))?;
+        self.unlink(name).map_err(failed("delete", name))?;
         Counters::add(&self.counters.deletes, 1);
-        self.remove_empty_directories(parent_of(name));
+        // Until the directory is synced a power cut may bring the name back.
+        let still_there = self.remove_empty_directories(parent_of(name)).to_owned();
+        self.touched.lock().insert(still_there);
         Ok(())
     }
 
@@ -412,18 +479,22 @@ impl Directory {
         Ok(empty)
     }
 
-    /// Removes a directory, and those above it, as far as they are empty.
-    pub(super) fn remove_empty_directories(&self, lowest: &str) {
+    /// Removes a directory and those above it as long as they are empty. Gives the lowest one that stays.
+    pub(super) fn remove_empty_directories<'a>(&self, lowest: &'a str) -> &'a str {
         let mut directory = lowest;
         while !directory.is_empty() {
             let mut durable = self.durable.lock();
-            if fs::unlinkat(&self.root, directory, AtFlags::REMOVEDIR).is_err() {
+            let removed = step!(self, Shrink, fs::unlinkat(&self.root, directory, AtFlags::REMOVEDIR), |_, ()| {
+                DiskStep::RemoveDirectory(directory.to_owned())
+            });
+            if removed.is_err() {
                 break;
             }
             durable.remove(directory);
             self.dirty.lock().remove(directory);
             directory = parent_of(directory);
         }
+        directory
     }
 }
 

@@ -11,6 +11,8 @@
 //! the same file, and a failed directory sync poisons all later barriers.
 
 mod directory;
+#[cfg(any(test, feature = "simulation"))]
+pub mod disk_trace;
 mod temporary;
 mod writer;
 
@@ -100,6 +102,22 @@ impl LocalBackend {
             writers: Pool::new("mover-write", WRITE_THREADS),
             syncers: Pool::new("mover-sync", SYNC_THREADS),
         })
+    }
+
+    /// As [`LocalBackend::open`], with each change of the file system told to `trace`. Blocks.
+    ///
+    /// # Errors
+    /// As [`LocalBackend::open`].
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn open_traced(
+        path: impl AsRef<Path>,
+        create: bool,
+        trace: Arc<disk_trace::DiskTrace>,
+    ) -> Result<Self, StorageError> {
+        let mut backend = Self::open(path, create)?;
+        let directory = Arc::get_mut(&mut backend.directory).expect("nobody else has it yet");
+        directory.trace = Some(trace);
+        Ok(backend)
     }
 
     /// What was done so far.
