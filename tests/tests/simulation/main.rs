@@ -3,6 +3,7 @@
 //! `MOVER_SIMULATION_SEED=n` replays one seed of the long test; a failure prints the seed that
 //! made it. What decides a run follows from its seed, never from the time of day.
 
+mod crash;
 mod faults;
 mod world;
 

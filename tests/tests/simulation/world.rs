@@ -82,9 +82,19 @@ impl World {
             simulation = simulation.crash_after(steps);
         }
         let store = SimStore::with_objects(simulation.handle(), self.faults, objects);
+        let (outcome, source) = self.run_backup(simulation, repository().moved_to(Arc::new(store.clone())));
+        Run { outcome, store, source }
+    }
+
+    /// Backs the source up into a repository on a store of another kind, whose calls must be ready at once.
+    pub fn back_up_into(&self, repository: Repository) -> Outcome<BackupReport> {
+        self.run_backup(Simulation::new(self.seed, self.shards), repository).0
+    }
+
+    fn run_backup(&self, simulation: Simulation, repository: Repository) -> (Outcome<BackupReport>, SimSource) {
         let source = SimSource::new(simulation.handle(), self.source_latency, self.trees.clone());
         let job = BackupJob {
-            repository: repository().moved_to(Arc::new(store.clone())),
+            repository,
             source: Arc::new(source.clone()),
             is_stream: false,
             set: "set".into(),
@@ -99,8 +109,7 @@ impl World {
             },
             scratch: Arc::new(MemoryScratch::default()),
         };
-        let outcome = simulation.run(move |rt| run_backup(rt, job, Progress::new(), StopSignal::new()));
-        Run { outcome, store, source }
+        (simulation.run(move |rt| run_backup(rt, job, Progress::new(), StopSignal::new())), source)
     }
 }
 
@@ -133,15 +142,17 @@ impl World {
     }
 }
 
-/// The one repository of this process: small chunks, so that small files have several.
+/// The one repository of this process.
 fn repository() -> Repository {
     thread_local! {
-        static REPOSITORY: Repository = {
-            let chunker = ChunkerConfig { bytes_min: 4 << 10, bytes_average: 16 << 10, bytes_max: 64 << 10, ..ChunkerConfig::default() };
-            Repository::seeded(Arc::new(MemoryBackend::default()), 1, chunker)
-        };
+        static REPOSITORY: Repository = Repository::seeded(Arc::new(MemoryBackend::default()), 1, small_chunks());
     }
     REPOSITORY.with(Repository::clone)
+}
+
+/// Chunks that are small enough for small files to have several.
+pub fn small_chunks() -> ChunkerConfig {
+    ChunkerConfig { bytes_min: 4 << 10, bytes_average: 16 << 10, bytes_max: 64 << 10, ..ChunkerConfig::default() }
 }
 
 /// A recovery point with all that can be restored from it.
@@ -154,11 +165,15 @@ pub struct Restorable {
 pub fn read_back(objects: &Objects) -> Result<Vec<Restorable>, Failure> {
     let backend = MemoryBackend::default();
     backend.restore(objects.clone());
-    let repository = repository().moved_to(Arc::new(backend));
+    read_back_from(&repository().moved_to(Arc::new(backend)))
+}
+
+/// As [`read_back`], of an open repository.
+pub fn read_back_from(repository: &Repository) -> Result<Vec<Restorable>, Failure> {
     block_on(async {
         let history = repository.history().await?;
-        let index = Index::load_or_rebuild(&repository, &history, 64 << 20).await?;
-        let chunks = Arc::new(ChunkReader::new(&repository, index, 16 << 20));
+        let index = Index::load_or_rebuild(repository, &history, 64 << 20).await?;
+        let chunks = Arc::new(ChunkReader::new(repository, index, 16 << 20));
         let mut points = vec![];
         for (_, point) in history.recovery_points() {
             let mut contents = vec![];
@@ -198,9 +213,13 @@ async fn read_fileset(
 pub fn verify_errors(objects: &Objects) -> Vec<String> {
     let backend = MemoryBackend::default();
     backend.restore(objects.clone());
-    let repository = repository().moved_to(Arc::new(backend));
+    verify_errors_of(&repository().moved_to(Arc::new(backend)))
+}
+
+/// As [`verify_errors`], of an open repository.
+pub fn verify_errors_of(repository: &Repository) -> Vec<String> {
     let options = VerifyOptions { data: Data::All, ..VerifyOptions::default() };
-    match verify(&repository, &options, &|_| {}) {
+    match verify(repository, &options, &|_| {}) {
         Ok(report) => report.errors.iter().map(|error| format!("{error:?}")).collect(),
         Err(error) => vec![error.to_string()],
     }
