@@ -90,7 +90,7 @@ pub struct Config {
 }
 
 impl Config {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut encoder = Encoder::new();
         encoder.raw(self.repository.as_bytes());
         encoder.i128(self.created.0);
@@ -103,7 +103,7 @@ impl Config {
         encoder.finish()
     }
 
-    fn decode(body: &[u8]) -> std::result::Result<Self, DecodeError> {
+    pub(crate) fn decode(body: &[u8]) -> std::result::Result<Self, DecodeError> {
         let mut decoder = Decoder::new(body);
         let repository = ObjectId(decoder.array()?);
         let created = UnixNanos(decoder.i128()?);

@@ -1,11 +1,9 @@
 //! FORMAT.md against the code: its test vectors and its table of limits.
 
 use bytes::Bytes;
-use hpke::{Deserializable, Kem, Serializable, kem::X25519HkdfSha256};
-use zeroize::Zeroizing;
 
-use crate::codec::Encoder;
-use crate::crypto::{FrameKey, KEY_BLOCK_BYTES, KeyBlock, Secrets, SigningKey};
+use crate::crypto::{FrameKey, KEY_BLOCK_BYTES, KeyBlock, Secrets};
+use crate::fuzzing::fixed_secrets;
 use crate::ids::{LogNumber, ObjectId, PackId, UnixNanos};
 use crate::index::encode_test_segment;
 use crate::limits;
@@ -13,26 +11,6 @@ use crate::manifest::{Content, Entry, Identity, Kind, Metadata, Piece, encode_te
 use crate::pack::{PackClass, PackOpener, PackSealer, open_contents, pack_name};
 
 const FORMAT: &str = include_str!("../FORMAT.md");
-
-fn secrets() -> Secrets {
-    let private = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(&[4; 32]).unwrap();
-    let public = X25519HkdfSha256::sk_to_pk(&private).to_bytes();
-    let mut out = Encoder::new();
-    out.raw(&[1; 32]);
-    out.raw(&[2; 32]);
-    out.count(1);
-    out.u32(1);
-    out.raw(&[3; 32]);
-    out.count(1);
-    out.u32(1);
-    out.raw(&public);
-    out.u8(1);
-    out.raw(&[4; 32]);
-    out.raw(&[5; 32]);
-    out.count(1);
-    out.raw(&SigningKey::from_seed(Zeroizing::new([5; 32])).verifying_key().0);
-    Secrets::decode(ObjectId([6; 32]), &out.finish()).unwrap()
-}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -82,7 +60,7 @@ fn entry(secrets: &Secrets) -> Entry {
 
 #[test]
 fn test_vectors_are_those_of_format_md() {
-    let secrets = secrets();
+    let secrets = fixed_secrets();
     let entry = entry(&secrets);
     let mut input = Vec::new();
     Identity::of(&entry.meta).digest_input(&entry.path, &mut input);
@@ -113,7 +91,7 @@ fn test_vectors_are_those_of_format_md() {
 
 #[test]
 fn the_data_pack_of_format_md_opens() {
-    let secrets = secrets();
+    let secrets = fixed_secrets();
     let id = PackId([0xcc; 32]);
     let object = Bytes::from(unhex(&vector("data pack cc…, frame hello ‖ world, writer 1")));
     if object.is_empty() {

@@ -10,6 +10,8 @@ pub mod codec;
 pub mod config;
 pub mod crypto;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod heartbeat;
 pub mod ids;
 pub mod index;

@@ -23,6 +23,8 @@ mod sign;
 
 pub use aead::{FrameKey, FrameOpener, FrameSealer, SealBroken, TAG_BYTES, TOC_FRAME};
 pub use header::{Aad, HEADER_BYTES, Header, ObjectKind, SUITE};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use hpke::public_of as read_public_key;
 pub use hpke::{KEY_BLOCK_BYTES, KeyBlock};
 pub use object::{OBJECT_OVERHEAD_BYTES, open_object, seal_object};
 pub(crate) use secrets::NewGeneration;

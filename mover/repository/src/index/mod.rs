@@ -9,6 +9,8 @@
 mod blocks;
 mod builder;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod load;
 mod nearby;
 mod overlay;

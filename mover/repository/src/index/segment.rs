@@ -25,7 +25,7 @@ pub(crate) const BLOCK_ENTRIES_MAX: usize = INDEX_BLOCK_BYTES / ENTRY_BYTES;
 const PACK_RECORD_BYTES: usize = 32 + 8 + 1 + 4 + 84 + 8;
 const BLOCK_RECORD_BYTES: usize = 32 + 8 + 4;
 const TRAILER_BYTES: usize = 16;
-const TRAILER_MAGIC: [u8; 8] = *b"moveridx";
+pub(super) const TRAILER_MAGIC: [u8; 8] = *b"moveridx";
 const TAIL_BYTES: u64 = 64 << 10;
 /// Segments up to this length are read in one piece and held until they are loaded.
 const WHOLE_BYTES_MAX: u64 = 256 << 10;
@@ -45,7 +45,7 @@ pub(crate) struct SegmentEntry {
 }
 
 impl SegmentEntry {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.id.as_bytes());
         out.extend_from_slice(&self.pack.to_le_bytes());
         out.extend_from_slice(&self.frame.to_le_bytes());
@@ -151,7 +151,7 @@ fn put_part(directory: &mut Encoder, sealer: &mut FrameSealer, object: &mut Vec<
     directory.u32((object.len() - from) as u32);
 }
 
-fn encode_packs(packs: &[PackInfo]) -> Vec<u8> {
+pub(super) fn encode_packs(packs: &[PackInfo]) -> Vec<u8> {
     let mut out = Encoder::new();
     out.count(packs.len());
     for pack in packs {
@@ -168,7 +168,7 @@ fn encode_packs(packs: &[PackInfo]) -> Vec<u8> {
     out.finish()
 }
 
-fn decode_packs(plain: &[u8]) -> std::result::Result<Vec<PackInfo>, DecodeError> {
+pub(super) fn decode_packs(plain: &[u8]) -> std::result::Result<Vec<PackInfo>, DecodeError> {
     let mut input = Decoder::new(plain);
     let count = input.count(PACK_RECORD_BYTES, "packs")?;
     let mut packs = Vec::with_capacity(count);

@@ -123,7 +123,7 @@ impl ClientMemory {
         seen
     }
 
-    fn decode(content: &[u8]) -> Option<Seen> {
+    pub(super) fn decode(content: &[u8]) -> Option<Seen> {
         let (body, checksum) = content.split_last_chunk::<32>()?;
         if blake3::hash(body) != *checksum {
             return None;
@@ -145,13 +145,7 @@ impl ClientMemory {
         if !self.load().as_ref().is_none_or(is_newer) {
             return Ok(());
         }
-        let mut encoder = Encoder::new();
-        encoder.raw(&MAGIC);
-        seen.encode(&mut encoder);
-        let mut content = encoder.finish();
-        let checksum = blake3::hash(&content);
-        content.extend_from_slice(checksum.as_bytes());
-
+        let content = encode_file(seen);
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -165,4 +159,15 @@ impl ClientMemory {
         }
         written
     }
+}
+
+/// The bytes of the file that remembers `seen`.
+pub(super) fn encode_file(seen: &Seen) -> Vec<u8> {
+    let mut encoder = Encoder::new();
+    encoder.raw(&MAGIC);
+    seen.encode(&mut encoder);
+    let mut content = encoder.finish();
+    let checksum = blake3::hash(&content);
+    content.extend_from_slice(checksum.as_bytes());
+    content
 }

@@ -23,6 +23,8 @@
 //! `FORMAT.md` section 3 has the bytes.
 
 mod checkpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod history;
 mod memory;
 mod outcome;

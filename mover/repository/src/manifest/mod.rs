@@ -13,6 +13,8 @@
 mod builder;
 mod content;
 mod entry;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod page;
 mod parent;
 mod path;

@@ -217,6 +217,17 @@ impl Names {
     }
 }
 
+/// Opens a leaf and finds each of its entries; their number, further names of files included.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_test_leaf(structure: &[u8], names: &[u8]) -> std::result::Result<usize, DecodeError> {
+    let leaf = Leaf::open(Bytes::copy_from_slice(structure), Some(Bytes::copy_from_slice(names)))?;
+    for from in &leaf.offsets {
+        let digest = structure[*from as usize..][..16].try_into().expect("a record begins with its digest");
+        leaf.find(&digest)?;
+    }
+    Ok(leaf.offsets.len())
+}
+
 #[inline]
 fn hash(digest: &[u8; 16]) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("eight bytes"))

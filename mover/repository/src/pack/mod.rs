@@ -8,6 +8,8 @@
 
 mod contents;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod header;
 mod opener;
 mod sealer;

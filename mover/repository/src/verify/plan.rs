@@ -40,7 +40,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(data: Data, mut packs: Vec<ListedPack>, proofs: &Proofs) -> Self {
-        packs.sort_by(|a, b| (a.id, a.writer).cmp(&(b.id, b.writer)));
+        packs.sort_by_key(|pack| (pack.id, pack.writer));
         let start = proofs.next.unwrap_or(PackId([0; 32]));
         let before_start = packs.partition_point(|pack| pack.id < start);
         packs.rotate_left(before_start);
