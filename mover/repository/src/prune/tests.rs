@@ -1,6 +1,7 @@
 //! Deleting beside writers, readers and other pruners: what is needed stays, whoever is slow or dies.
 
 mod rekey;
+mod replay;
 mod store;
 mod thief;
 
