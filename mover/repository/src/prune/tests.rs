@@ -563,7 +563,9 @@ fn whatever_fails_in_a_prune_the_next_one_completes_it() {
     ];
     let mut struck = 0;
     for operation in kinds {
-        for nth in 1..=calls.get(&format!("{operation:?}")).copied().unwrap_or(0) {
+        // Each reading of the log asks for some dozens of names, one like the other.
+        let step = if operation == Operation::Size { 7 } else { 1 };
+        for nth in (1..=calls.get(&format!("{operation:?}")).copied().unwrap_or(0)).step_by(step) {
             let effects: &[(Effect, bool)] = match operation.is_write() {
                 true => &[(Effect::Io, false), (Effect::Io, true), (Effect::LostAnswer, false), (Effect::Full, true)],
                 false => &[(Effect::Io, false), (Effect::Io, true)],
