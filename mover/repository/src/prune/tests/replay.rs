@@ -298,7 +298,7 @@ fn is_same_kind(a: &Action, b: &Action) -> bool {
 
 /// Walks at random. Gives the actions that were taken, or on what step the two disagree.
 fn walk(model: &Protocol, seed: u64) -> std::result::Result<Vec<Action>, String> {
-    let mut replay = Replay::new(seed % 2 == 0);
+    let mut replay = Replay::new(seed.is_multiple_of(2));
     let mut state = model.init_states().remove(0);
     let mut random = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
     let mut taken = Vec::new();
