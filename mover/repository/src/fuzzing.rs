@@ -9,9 +9,12 @@ use std::sync::LazyLock;
 
 use crate::codec::{DecodeError, Encoder};
 use crate::config::Config;
-use crate::crypto::{HEADER_BYTES, Header, ObjectKind, Secrets, SigningKey, open_object, read_public_key, seal_object};
-use crate::ids::{ObjectId, UnixNanos};
+use crate::crypto::{
+    HEADER_BYTES, Header, NewGeneration, ObjectKind, Secrets, SigningKey, open_object, read_public_key, seal_object,
+};
+use crate::ids::{LogNumber, ObjectId, UnixNanos};
 use crate::keys::{Credential, KeySlot, Stretching, seal_slot, slot_name};
+use crate::rotation::{self, Rotation};
 use zeroize::Zeroizing;
 
 /// One decoder with what to try first, and how much memory it may ask for.
@@ -67,6 +70,7 @@ pub fn targets() -> Vec<Target> {
             vec![("record", seal_object(&SECRETS, ObjectKind::LogRecord, OBJECT_NAME, b"body").to_vec())]
         }),
         Target::new("key_slot", decode_key_slot, key_slots),
+        Target::new("key_rotation", decode_key_rotation, || vec![("two-slots", key_rotation())]),
         Target::new("key_secrets", decode_key_secrets, || {
             vec![("all-rights", SECRETS.encode().to_vec()), ("put-only", SECRETS.put_only().encode().to_vec())]
         }),
@@ -166,6 +170,33 @@ fn decode_key_slot(bytes: &[u8]) -> bool {
     let Ok(slot) = KeySlot::decode(&name, &object) else { return false };
     let _ = slot.open(&slot_credential());
     true
+}
+
+/// A rotation for two slots, without header and checksum.
+fn key_rotation() -> Vec<u8> {
+    let slot = |secrets: &Secrets| {
+        let (name, object) = seal_slot(secrets, &slot_credential(), Stretching::CHEAPEST).expect("a slot");
+        KeySlot::decode(&name, &object).expect("its own slot")
+    };
+    let private = Zeroizing::new([10; 32]);
+    let new = NewGeneration {
+        generation: 2,
+        structure: Zeroizing::new([9; 32]),
+        read_public: read_public_key(&private),
+        read_private: Some(private),
+    };
+    let slots = [slot(&SECRETS), slot(&SECRETS.put_only())];
+    let (_, object) = rotation::seal(&SECRETS, LogNumber(5), &new, &slots).expect("a rotation");
+    object[HEADER_BYTES..object.len() - 32].to_vec()
+}
+
+/// Puts header and checksum around `bytes`, as for a slot.
+fn decode_key_rotation(bytes: &[u8]) -> bool {
+    let name = rotation::rotation_name(&SLOT);
+    let _ = Rotation::decode(&name, bytes);
+    let content = [&Header::new(ObjectKind::Rotation, 0).encode()[..], bytes].concat();
+    let object = [&content[..], blake3::hash(&content).as_bytes()].concat();
+    Rotation::decode(&name, &object).is_ok()
 }
 
 fn decode_key_secrets(bytes: &[u8]) -> bool {

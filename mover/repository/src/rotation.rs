@@ -145,7 +145,12 @@ fn aad(repository: &ObjectId, slot: &ObjectId, at: LogNumber, generation: u32) -
 }
 
 /// Builds the object: name and bytes.
-fn seal(secrets: &Secrets, at: LogNumber, new: &NewGeneration, slots: &[KeySlot]) -> Result<(ObjectId, Bytes)> {
+pub(crate) fn seal(
+    secrets: &Secrets,
+    at: LogNumber,
+    new: &NewGeneration,
+    slots: &[KeySlot],
+) -> Result<(ObjectId, Bytes)> {
     let (id, repository) = (ObjectId(random_array()), secrets.repository_id());
     let mut encoder = Encoder::new();
     encoder.raw(&Header::new(ObjectKind::Rotation, 0).encode());

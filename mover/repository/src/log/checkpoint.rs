@@ -32,8 +32,9 @@ pub(crate) const OUTCOMES_A_CHECKPOINT: u64 = 400;
 const PARTS_IN_FLIGHT: usize = 8;
 /// Plain bytes of a part, so that the object is as large as a log record may be.
 const PART_BYTES: usize = LOG_RECORD_BYTES_MAX - OBJECT_OVERHEAD_BYTES;
-/// Number, and two lengths.
-const RECORD_BYTES_MIN: usize = 8 + 4 + 4;
+/// Number, a registration without names, an outcome that has seen nothing, and the lengths of both: a forged count must
+/// not reserve far more memory than its record has bytes.
+const RECORD_BYTES_MIN: usize = 8 + (4 + 134) + (4 + 81);
 
 /// All that matters of the numbers below one.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl Summary {
         Self { below, hashes, entries: view.entries().iter().filter(matters).cloned().collect() }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut encoder = Encoder::new();
         encoder.u64(self.below.0);
         self.hashes.iter().for_each(|hash| encoder.raw(hash));
@@ -88,7 +89,7 @@ impl Summary {
         encoder.finish()
     }
 
-    fn decode(secrets: &Secrets, below: LogNumber, bytes: &[u8]) -> std::result::Result<Self, DecodeError> {
+    pub(super) fn decode(secrets: &Secrets, below: LogNumber, bytes: &[u8]) -> std::result::Result<Self, DecodeError> {
         let mut decoder = Decoder::new(bytes);
         if LogNumber(decoder.u64()?) != below || below < FIRST {
             return Err(DecodeError::Invalid { field: "number below which a checkpoint sums up" });

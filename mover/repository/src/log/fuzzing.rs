@@ -1,13 +1,15 @@
 //! Fuzz targets of log records and of the client's memory.
 
+use super::checkpoint::Summary;
 use super::memory::{ClientMemory, encode_file};
 use super::outcome::{CondemnedPack, DoneRecord, HurtFrame, Outcome};
 use super::point::{Grade, RecoveryPoint, SealedFileset, Totals};
+use super::read::entry;
 use super::record::{OpenRecord, Role};
-use super::{FIRST, Seen};
+use super::{FIRST, ProvenSpan, Seen, Verification};
 use crate::codec::{DecodeError, Decoder, Encoder};
 use crate::crypto::VerifyingKey;
-use crate::fuzzing::{Target, is_canonical};
+use crate::fuzzing::{SECRETS, Target, is_canonical};
 use crate::ids::{ChunkId, LogNumber, ObjectId, PackId, UnixNanos};
 use crate::manifest::ManifestRoot;
 
@@ -17,6 +19,9 @@ pub(crate) fn targets() -> Vec<Target> {
         Target::new("log_done", decode_done, outcomes),
         Target::new("log_sealed", decode_sealed, || vec![("fileset", encode(|out| fileset().encode(out)))]),
         Target::new("recovery_point", decode_point, || vec![("point", encode(|out| point().encode(out)))]),
+        // Encoding it again, to compare, copies every outcome.
+        Target::new("log_checkpoint", decode_checkpoint, || vec![("one-point", checkpoint().encode())])
+            .within(48, 16 << 10),
         Target::new("client_memory", decode_memory, || {
             let file = encode_file(&seen());
             vec![("seen", file[..file.len() - 32].to_vec())]
@@ -52,6 +57,13 @@ fn decode_sealed(bytes: &[u8]) -> bool {
 
 fn decode_point(bytes: &[u8]) -> bool {
     is_canonical(bytes, whole(bytes, RecoveryPoint::decode), |point| encode(|out| point.encode(out)))
+}
+
+/// The outcome that names a checkpoint says again below which number it sums up.
+fn decode_checkpoint(bytes: &[u8]) -> bool {
+    let Some((below, _)) = bytes.split_first_chunk() else { return false };
+    let decoded = Summary::decode(&SECRETS, LogNumber(u64::from_le_bytes(*below)), bytes);
+    is_canonical(bytes, decoded, Summary::encode)
 }
 
 /// Puts the checksum behind `bytes`, past which no mutation would come.
@@ -109,6 +121,22 @@ fn point() -> RecoveryPoint {
     }
 }
 
+fn done(outcome: Outcome) -> DoneRecord {
+    DoneRecord { signer: VerifyingKey([1; 32]), seen: seen(), outcome }
+}
+
+fn checkpoint() -> Summary {
+    let outcome = done(Outcome::RecoveryPoint(point()));
+    let point = entry(&SECRETS, LogNumber(2), Some(open_record()), VerifyingKey([1; 32]), Some(outcome));
+    Summary { below: LogNumber(3), hashes: vec![[1; 32], [2; 32]], entries: vec![point] }
+}
+
+fn verification() -> Verification {
+    let span =
+        ProvenSpan { from: PackId([1; 32]), until: PackId([2; 32]), first_writer: FIRST, last_writer: LogNumber(4) };
+    Verification { began: UnixNanos(5), next: PackId([3; 32]), proven: vec![span; 2], hurt: vec![PackId([4; 32])] }
+}
+
 fn outcomes() -> Vec<(&'static str, Vec<u8>)> {
     let reason = || "because".to_owned();
     let condemned = CondemnedPack { pack: PackId([4; 32]), writer: LogNumber(3), bytes: 5, bytes_live: 0 };
@@ -125,8 +153,8 @@ fn outcomes() -> Vec<(&'static str, Vec<u8>)> {
         ("ended", Outcome::Ended { reason: reason() }),
         ("key-added", Outcome::KeyAdded { slot, is_put_only: true, label: "laptop".into() }),
         ("key-removed", Outcome::KeyRemoved { slot }),
+        ("verified", Outcome::Verified(verification())),
         ("keys-rotated", Outcome::KeysRotated { generation: 2, rotation: ObjectId([7; 32]) }),
     ];
-    let record = |outcome| DoneRecord { signer: VerifyingKey([1; 32]), seen: seen(), outcome };
-    outcomes.into_iter().map(|(name, outcome)| (name, record(outcome).encode())).collect()
+    outcomes.into_iter().map(|(name, outcome)| (name, done(outcome).encode())).collect()
 }
