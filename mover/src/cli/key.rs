@@ -171,7 +171,10 @@ fn rotate(session: &Session, opened: &Repository) -> Result<Exit> {
         "key generation {} is in force: what is written from now on is sealed under it",
         rotated.generation
     ))?;
-    let name = |key: &KeyInfo| format!("{} ({}) {}", short(&key.slot), opened_by(key), escape(key.label.as_bytes()));
+    let name = |key: &KeyInfo| {
+        let label = if key.label.is_empty() { String::new() } else { format!(" {}", escape(key.label.as_bytes())) };
+        format!("{} ({}){label}", short(&key.slot), opened_by(key))
+    };
     for key in &rotated.carried {
         output.say(&format!("given to {}, which may do {}", name(key), key.rights.map_or("nothing", rights_name)))?;
     }
