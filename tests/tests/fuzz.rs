@@ -152,7 +152,12 @@ fn build() -> PathBuf {
     command.args(["build", "--quiet", "--locked", "--release", "--target", &host, "--target-dir"]).arg(&built);
     command.current_dir(directory()).env("RUSTFLAGS", flags.join(" ")).env_remove("CARGO_ENCODED_RUSTFLAGS");
     let output = command.output().expect("start cargo");
-    assert!(output.status.success(), "the targets do not build: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "the targets do not build: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     built.join(host).join("release")
 }
 
