@@ -151,14 +151,23 @@ impl History {
 
     /// Checks the outcome that saw most against what there is now.
     pub(crate) fn check_newest(&self) -> Result<()> {
-        let seen_most = self
-            .entries
-            .iter()
-            .filter(|entry| entry.outcome().is_some())
-            .filter_map(|entry| entry.done.as_ref().map(|done| (entry.number, &done.seen)))
-            .max_by_key(|(_, seen)| seen.below);
-        let Some((number, seen)) = seen_most else { return Ok(()) };
+        let Some((number, seen)) = self.seen_most() else { return Ok(()) };
         self.check_seen(seen, &format!("the writer of {}", done_name(number)), None)
+    }
+
+    /// Of the outcomes that count, what the one has seen that saw farthest, and its number.
+    fn seen_most(&self) -> Option<(LogNumber, &Seen)> {
+        let counting = self.entries.iter().filter(|entry| entry.outcome().is_some());
+        let seen = counting.filter_map(|entry| entry.done.as_ref().map(|done| (entry.number, &done.seen)));
+        seen.max_by_key(|(_, seen)| seen.below)
+    }
+
+    /// Numbers whose outcomes are younger than what that one has seen: nobody has made sure yet that they are durable.
+    pub(crate) fn not_seen_by_the_newest(&self) -> Vec<LogNumber> {
+        let seen = self.seen_most().map(|(_, seen)| seen);
+        let decided =
+            (super::FIRST.0..).zip(&self.hashes).filter(|(_, hash)| hash.is_some()).map(|(at, _)| LogNumber(at));
+        decided.filter(|number| seen.is_none_or(|seen| !seen.covers(*number))).collect()
     }
 
     /// Checks what `witness` saw against what there is now; `memory` is the file that says so, if it is

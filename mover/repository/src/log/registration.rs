@@ -194,10 +194,25 @@ impl Registration {
         // Who saw a damaged history must not be a witness of it: the damage would be the norm from now on.
         let seen = if self.damage.is_empty() { self.history.seen(self.number) } else { Seen::nothing() };
         let done = DoneRecord { signer: secrets.signing().verifying_key(), seen, outcome };
+        self.make_seen_durable().await?;
         let name = done_name(number);
         let object = seal_record(secrets, &name, &done.encode())?;
         let hash = *blake3::hash(&object).as_bytes();
         Ok((create_once(&self.repository, &name, object).await?, hash))
+    }
+}
+
+impl Registration {
+    /// What an outcome has seen is durable before it is itself. Who wrote it may have been killed before its name was
+    /// synced; a power cut would take it back, and the history would look altered to whoever reads what saw it.
+    async fn make_seen_durable(&self) -> Result<()> {
+        let backend = self.repository.backend();
+        let fresh = self.history.not_seen_by_the_newest();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        fresh.into_iter().for_each(|number| backend.adopt(&done_name(number)));
+        Ok(backend.barrier().await?)
     }
 }
 

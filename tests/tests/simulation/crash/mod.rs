@@ -21,7 +21,7 @@ use scene::{Act, Scene};
 use store::Record;
 
 /// Images of one act that the short form checks.
-const SAMPLE: usize = 60;
+const SAMPLE: usize = 24;
 
 fn is_nightly() -> bool {
     std::env::var_os("MOVER_TEST_NIGHTLY").is_some()
@@ -138,11 +138,11 @@ fn crash_power_is_cut_after_another_run_was_killed() {
         let names_something = |step: &DiskStep| matches!(step, DiskStep::Link { .. } | DiskStep::Rename { .. });
         let kills: Vec<usize> =
             (0..record.steps.len()).filter(|at| names_something(&record.steps[*at])).map(|at| at + 1).collect();
-        for kill in sampled(kills, 6) {
+        for kill in sampled(kills, 4) {
             for act in [Act::Backup, Act::Prune, Act::RepairIndex] {
                 let record = Record::of(&scene, &[(first, Some(DiskFault::Killed(kill))), (act, None)]);
                 let from = record.ended[0].0;
-                for image in sampled(images(&record, from, |_, _| true), 6) {
+                for image in sampled(images(&record, from, |_, _| true), 3) {
                     if let Err(wrong) = scene.check(first, &image.objects, false) {
                         panic!("{act:?} after {first:?} was killed: {wrong}; {}", said(&record, &image));
                     }
