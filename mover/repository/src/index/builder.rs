@@ -146,8 +146,14 @@ pub(crate) async fn named_packs(
     Ok(names)
 }
 
-/// Deletes segments. Gone already is fine.
+/// Deletes segments that others replace. Gone already is fine. Those others are made durable first: who wrote them may
+/// have been killed before their names were synced.
 pub(crate) async fn delete_segments(repository: &Repository, segments: &[ObjectId]) -> Result<()> {
+    if let Some(segment) = segments.first() {
+        // All segments lie in one place.
+        repository.backend().adopt(&segment_name(segment));
+        repository.backend().barrier().await?;
+    }
     for segment in segments {
         delete_if_there(repository.backend().as_ref(), &segment_name(segment)).await?;
     }

@@ -6,7 +6,7 @@ use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
 use super::read::{Reading, find_highest, read_history};
 use super::record::{OpenRecord, Role, open_record, seal_record};
-use super::{LOG_PREFIX, alive_name, done_name, open_name, sealed_name};
+use super::{FIRST, LOG_PREFIX, alive_name, done_name, open_name, sealed_name};
 use crate::backend::{Created, StorageErrorKind};
 use crate::codec::{Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
@@ -55,6 +55,12 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Resul
     let body = open.encode(&secrets.signing().verifying_key());
     let mut number = LogNumber(find_highest(repository.backend().as_ref(), LogNumber::default()).await?.0 + 1);
     loop {
+        // Numbers are dense on the disk too: each run makes sure of the one before it, which may have been killed before
+        // the name of its record was synced.
+        if number > FIRST {
+            repository.backend().adopt(&open_name(LogNumber(number.0 - 1)));
+            repository.backend().barrier().await?;
+        }
         let name = open_name(number);
         if create_once(repository, &name, seal_record(secrets, &name, &body)?).await? == Holder::Us {
             break;

@@ -42,7 +42,7 @@ fn each_step(scene: &Scene, act: Act, kind: DiskStepKind, errno: i32, most: usiz
 fn f13_crash_the_disk_is_full_at_each_write() {
     let scene = Scene::new();
     for act in ACTS {
-        let failures = each_step(&scene, act, DiskStepKind::Grow, libc::ENOSPC, 6);
+        let failures = each_step(&scene, act, DiskStepKind::Grow, libc::ENOSPC, 12);
         assert!(!failures.is_empty(), "{act:?} met no fault");
         let untold = failures.iter().find(|failure| !failure.contains("No space left on device"));
         assert_eq!(untold, None, "{act:?}");
@@ -54,7 +54,7 @@ fn f13_crash_the_disk_is_full_at_each_write() {
 fn crash_each_sync_fails() {
     let scene = Scene::new();
     for act in ACTS {
-        let failures = each_step(&scene, act, DiskStepKind::Sync, libc::EIO, 6);
+        let failures = each_step(&scene, act, DiskStepKind::Sync, libc::EIO, 12);
         assert!(!failures.is_empty(), "{act:?} met no fault");
     }
 }
