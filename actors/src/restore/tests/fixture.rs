@@ -78,7 +78,7 @@ pub struct Fixture {
     pub repository: Repository,
     number: LogNumber,
     stored: HashMap<ChunkId, ()>,
-    names_pages: Vec<ChunkId>,
+    names_pages: Vec<(ChunkId, u32)>,
     data: PackFiller,
     structure: PackFiller,
     /// Tables of contents of the finished packs.
@@ -255,7 +255,8 @@ impl Fixture {
                 self.put(page.class, page.id, &page.bytes);
                 if page.class == PackClass::Data {
                     self.close_frame(PackClass::Data);
-                    self.names_pages.push(page.id);
+                    let count = page.bytes[4..8].try_into().expect("a page has a header");
+                    self.names_pages.push((page.id, u32::from_le_bytes(count)));
                 }
             }
         }
@@ -308,8 +309,8 @@ impl Fixture {
         }
     }
 
-    /// The leaves' pages of names, each in a frame of its own.
-    pub fn names_pages(&self) -> impl Iterator<Item = ChunkId> + use<> {
+    /// The leaves' pages of names, each in a frame of its own, with the number of entries that they name.
+    pub fn names_pages(&self) -> impl Iterator<Item = (ChunkId, u32)> + use<> {
         self.names_pages.clone().into_iter()
     }
 
