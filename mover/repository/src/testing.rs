@@ -5,18 +5,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub(crate) use futures_lite::future::block_on;
 
+pub(crate) use crate::log::fuzzing::fileset;
+
 use crate::backend::{Backend, MemoryBackend};
 use crate::chunk_reader::ChunkReader;
 use crate::ids::{ChunkId, LogNumber, ObjectId, UnixNanos};
 use crate::index::{Absent, Index, SegmentBuilder};
-use crate::keys::Credential;
+use crate::keys::{Credential, Stretching};
 use crate::log::{
     DoneRecord, Grade, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Seen, Totals, done_name,
     open_name, seal_record,
 };
 use crate::manifest::{Content, Entry, Kind, ManifestBuilder, ManifestRoot, Metadata, Page, Piece};
 use crate::pack::{PackClass, PackContents, PackSealer};
-use crate::repository::{InitOptions, Repository};
+use crate::repository::{InitOptions, KeyRights, Repository};
 
 pub(crate) struct Bench {
     pub store: Arc<MemoryBackend>,
@@ -29,6 +31,14 @@ impl Bench {
         let credential = Credential::key_file(vec![7; 32]).unwrap();
         let repository = block_on(Repository::init(store.clone(), &credential, InitOptions::default())).unwrap();
         Bench { store, repository }
+    }
+
+    /// The same store, opened by a new key that may only add: an honest client's, or stolen.
+    pub(crate) fn put_only_client(&self) -> Bench {
+        let credential = Credential::key_file(crate::crypto::random_array::<32>().to_vec()).unwrap();
+        block_on(self.repository.add_key(&credential, KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
+        let repository = block_on(Repository::open(self.store.clone(), &credential)).unwrap();
+        Bench { store: self.store.clone(), repository }
     }
 
     /// Writes one pack with a frame for each slice of chunks.
@@ -175,17 +185,6 @@ impl Bench {
 
     pub(crate) fn bytes(&self, name: &str) -> Bytes {
         block_on(self.store.get(name, u64::MAX)).unwrap()
-    }
-}
-
-/// A fileset of a record that nobody restores from.
-pub(crate) fn fileset() -> SealedFileset {
-    SealedFileset {
-        root_path: b"/data/\xff".to_vec(),
-        root: ManifestRoot { structure: ChunkId([7; 32]), levels: 2, entries: 3, files: 2, bytes: 1 << 40 },
-        scan_started: UnixNanos(5),
-        scan_finished: UnixNanos(6),
-        totals: Totals { files: 2, bytes: 1 << 40, ..Totals::default() },
     }
 }
 

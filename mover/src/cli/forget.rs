@@ -35,8 +35,7 @@ pub fn run(session: &Session, args: &ForgetArgs) -> Result<Exit> {
         ));
     }
     let zone = zone(args)?;
-    let opened = repository::open(session)?;
-    repository::require_admin(&opened)?;
+    let opened = repository::open_as_admin(session)?;
     if let Some(spec) = &args.undo {
         return undo(session, &opened, spec);
     }

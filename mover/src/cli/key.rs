@@ -30,23 +30,19 @@ const STRETCHING_TIME: Duration = Duration::from_millis(500);
 
 /// Runs one of the commands.
 pub fn run(session: &Session, args: &KeyArgs) -> Result<Exit> {
-    if let KeyCommand::Generate(args) = &args.what {
-        return generate(session, args);
-    }
-    let opened = repository::open(session)?;
     match &args.what {
         KeyCommand::Generate(args) => generate(session, args),
-        KeyCommand::List => list(session, &opened),
-        KeyCommand::Rotate => rotate(session, &opened),
+        KeyCommand::List => list(session, &repository::open(session)?),
+        KeyCommand::Rotate => rotate(session, &repository::open_as_admin(session)?),
         KeyCommand::Add(args) => {
-            repository::require_admin(&opened)?;
+            let opened = repository::open_as_admin(session)?;
             let slot = add(session, &opened, &args.new, rights(args))?;
             session.output.object("summary", json!({ "added": slot.to_string(), "exit_code": 0 }))?;
             Ok(Exit::Done)
         }
-        KeyCommand::Change(args) => change(session, &opened, args),
+        KeyCommand::Change(args) => change(session, &repository::open_as_admin(session)?, args),
         KeyCommand::Remove(args) => {
-            repository::require_admin(&opened)?;
+            let opened = repository::open_as_admin(session)?;
             let slot = find(&opened, &args.key)?;
             remove(session, &opened, slot)?;
             session.output.object("summary", json!({ "removed": slot.to_string(), "exit_code": 0 }))?;
@@ -164,7 +160,6 @@ fn generate(session: &Session, args: &KeyGenerateArgs) -> Result<Exit> {
 }
 
 fn rotate(session: &Session, opened: &Repository) -> Result<Exit> {
-    repository::require_admin(opened)?;
     let rotated = block_on(rotate_keys(opened, &repository::open_record(Role::Admin, "")?, OTHERS_WAIT))?;
     let output = &session.output;
     output.say(&format!(
@@ -200,7 +195,6 @@ fn rotate(session: &Session, opened: &Repository) -> Result<Exit> {
 }
 
 fn change(session: &Session, opened: &Repository, new: &NewKeyArgs) -> Result<Exit> {
-    repository::require_admin(opened)?;
     let Some(old) = opened.slot() else {
         return Err(CliError::failed("the key in use has no slot", "add a key and remove the old one"));
     };

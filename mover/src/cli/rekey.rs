@@ -13,8 +13,7 @@ use super::repository;
 
 /// Rekeys.
 pub fn run(session: &Session, args: &RekeyArgs) -> Result<Exit> {
-    let opened = repository::open(session)?;
-    repository::require_admin(&opened)?;
+    let opened = repository::open_as_admin(session)?;
     let options = RekeyOptions {
         move_bytes_max: args.budget.map_or(u64::MAX, |budget| budget.0),
         memory_bytes: usize::try_from(session.resolved.memory_bytes).unwrap_or(usize::MAX),

@@ -74,10 +74,11 @@ pub fn open(session: &Session) -> Result<Repository> {
     Ok(block_on(Repository::open_with(backend, &credential, options))?)
 }
 
-/// Refuses a key that may only add, before anything is done.
-pub fn require_admin(repository: &Repository) -> Result<()> {
+/// As [`open`]; refuses a key that may only add, before anything is done.
+pub fn open_as_admin(session: &Session) -> Result<Repository> {
+    let repository = open(session)?;
     match repository.secrets().is_admin() {
-        true => Ok(()),
+        true => Ok(repository),
         false => Err(CliError::usage(
             "this key may only add to the repository",
             "use the password or key file of an administrator",

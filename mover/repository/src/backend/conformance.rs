@@ -45,7 +45,7 @@ pub async fn conformance(backend: &dyn Backend) -> Result<Vec<Check>> {
         checks.push(Check { name, passed: outcome.is_ok(), detail: outcome.err().unwrap_or_default() });
     };
     record("an object reads back as written", scratch.round_trip().await);
-    record("create-if-absent has one winner", scratch.one_winner().await);
+    record("create-if-absent has one winner", flat(scratch.one_winner("raced", RACERS).await));
     record("create-if-absent leaves what exists", scratch.existing_is_untouched().await);
     record("a new object is seen at once by who missed it", flat(scratch.seen_once_created().await));
     record("a new object is listed at once", scratch.listed_after_write().await);
@@ -123,7 +123,7 @@ impl Scratch<'_> {
 
     async fn proof(&self) -> std::result::Result<Outcome, StorageError> {
         match self.seen_once_created().await? {
-            Ok(()) => self.winner_of_proof().await,
+            Ok(()) => self.one_winner("raced-for-proof", RACERS_OF_PROOF).await,
             broken => Ok(broken),
         }
     }
@@ -155,21 +155,22 @@ impl Scratch<'_> {
         Ok(Ok(()))
     }
 
-    async fn winner_of_proof(&self) -> std::result::Result<Outcome, StorageError> {
-        let name = self.name("raced-for-proof");
-        let body = |racer: usize| Bytes::from(format!("racer {racer}"));
-        let started: Vec<_> = (0..RACERS_OF_PROOF).map(|racer| self.backend.create(&name, body(racer))).collect();
+    /// All create one name at once: one is told that it made it, and its bytes stay.
+    async fn one_winner(&self, name: &str, racers: usize) -> std::result::Result<Outcome, StorageError> {
+        let name = self.name(name);
+        let body = |racer: usize| Bytes::from(format!("racer {racer}").repeat(100));
+        // All are started before the first is awaited.
+        let started: Vec<_> = (0..racers).map(|racer| self.backend.create(&name, body(racer))).collect();
         let mut winners = Vec::new();
-        for (racer, created) in in_parallel(RACERS_OF_PROOF, started).await.into_iter().enumerate() {
+        for (racer, created) in in_parallel(racers, started).await.into_iter().enumerate() {
             if created? == Created::New {
                 winners.push(body(racer));
             }
         }
         if winners.len() != 1 {
-            let told = winners.len();
-            return Ok(Err(format!("{told} of {RACERS_OF_PROOF} were told that they created one name")));
+            return Ok(Err(format!("{} of {racers} were told that they created one name", winners.len())));
         }
-        let stored = self.backend.get(&name, 100).await?;
+        let stored = self.backend.get(&name, 1 << 20).await?;
         Ok(expect(stored == winners[0], "the bytes of one name are not those of who created it"))
     }
 
@@ -205,27 +206,6 @@ impl Scratch<'_> {
         expect(self.backend.size(&name).await.map_err(said)? == 7, "another size was reported")?;
         let empty = self.put("empty", b"").await?;
         expect(self.backend.get(&empty, 0).await.map_err(said)?.is_empty(), "an empty object came back with bytes")
-    }
-
-    async fn one_winner(&self) -> Outcome {
-        let name = self.name("raced");
-        let creates = (0..RACERS).map(|racer| {
-            let body = Bytes::from(format!("racer {racer}").repeat(100));
-            let created = self.backend.create(&name, body.clone());
-            async move { created.await.map(|created| (created, body)) }
-        });
-        // All are started before the first is awaited.
-        let started: Vec<_> = creates.collect();
-        let mut winners = Vec::new();
-        for result in in_parallel(RACERS, started).await {
-            let (created, body) = result.map_err(said)?;
-            if created == Created::New {
-                winners.push(body);
-            }
-        }
-        expect(winners.len() == 1, &format!("{} of {RACERS} were told that they made it", winners.len()))?;
-        let stored = self.backend.get(&name, 1 << 20).await.map_err(said)?;
-        expect(stored == winners[0], "the stored bytes are not the winner's")
     }
 
     async fn existing_is_untouched(&self) -> Outcome {

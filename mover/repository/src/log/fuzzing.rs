@@ -93,7 +93,8 @@ fn seen() -> Seen {
     Seen { below: LogNumber(9), without: vec![LogNumber(2), LogNumber(5)], digest: [2; 32] }
 }
 
-fn fileset() -> SealedFileset {
+/// A fileset of a record that nobody restores from.
+pub(crate) fn fileset() -> SealedFileset {
     SealedFileset {
         root_path: b"/data/\xff".to_vec(),
         root: ManifestRoot { structure: ChunkId([7; 32]), levels: 2, entries: 3, files: 2, bytes: 1 << 40 },

@@ -165,6 +165,7 @@ async fn start_of_search(backend: &dyn Backend, known: LogNumber, remembered: Op
 /// Reads from `highest` down to the newest checkpoint that can be read, or to the first number. Gives nothing if a long
 /// row of numbers is missing on the way: a forged high number is not worth the steps down from it.
 async fn read_down(repository: &Repository, highest: LogNumber) -> Result<Log> {
+    let (backend, secrets) = (repository.backend().as_ref(), repository.secrets());
     let mut reads: BTreeMap<u64, Option<NumberRead>> = BTreeMap::new();
     let mut summary: Option<Summary> = None;
     let mut above = highest.0 + 1;
@@ -176,7 +177,7 @@ async fn read_down(repository: &Repository, highest: LogNumber) -> Result<Log> {
         let step = above.saturating_sub(NUMBERS_A_STEP_DOWN).max(floor)..above;
         above = step.start;
         let read =
-            in_parallel(NUMBERS_IN_FLIGHT, step.clone().map(|number| read_number(repository, LogNumber(number))));
+            in_parallel(NUMBERS_IN_FLIGHT, step.clone().map(|number| read_number(backend, secrets, LogNumber(number))));
         let read = read.await.into_iter().collect::<Result<Vec<_>>>()?;
         if read.iter().all(Option::is_none) {
             return Ok(Log::default());
@@ -211,11 +212,12 @@ async fn newest_checkpoint(repository: &Repository, reads: &[Option<NumberRead>]
 
 /// Reads on, at least up to `known`, until a number is free.
 async fn read_up(repository: &Repository, known: LogNumber, log: &mut Log) -> Result<()> {
+    let (backend, secrets) = (repository.backend().as_ref(), repository.secrets());
     loop {
         let next = log.hashes.len() as u64 + FIRST.0;
         let is_known = next <= known.0;
         let window_end = if is_known { known.0.min(next + NUMBERS_A_WINDOW - 1) } else { next };
-        let reads = (next..=window_end).map(|number| read_number(repository, LogNumber(number)));
+        let reads = (next..=window_end).map(|number| read_number(backend, secrets, LogNumber(number)));
         let mut found_in_window = 0;
         for read in in_parallel(NUMBERS_IN_FLIGHT, reads).await {
             // A number that was not known may be taken and decided between its two reads.
@@ -248,9 +250,10 @@ async fn compared(repository: &Repository, history: History, damage: &mut Vec<Re
     }
     // A run may have committed after its number was read and before a later one was, whose
     // outcome knows of it: what had no outcome is read once more.
+    let (backend, secrets) = (repository.backend().as_ref(), repository.secrets());
     let open_numbers = history.without_outcome();
     let (mut entries, mut hashes, summed_below) = history.into_parts();
-    let reads = open_numbers.into_iter().map(|number| read_number(repository, number));
+    let reads = open_numbers.into_iter().map(|number| read_number(backend, secrets, number));
     for read in in_parallel(NUMBERS_IN_FLIGHT, reads).await {
         let Some(NumberRead { entry: Some(entry), done_hash, damage: None }) = read? else { continue };
         hashes[(entry.number.0 - FIRST.0) as usize] = done_hash;
@@ -263,15 +266,13 @@ async fn compared(repository: &Repository, history: History, damage: &mut Vec<Re
 }
 
 /// `None` if the number has neither registration nor outcome.
-async fn read_number(repository: &Repository, number: LogNumber) -> Result<Option<NumberRead>> {
+async fn read_number(backend: &dyn Backend, secrets: &Secrets, number: LogNumber) -> Result<Option<NumberRead>> {
     let (open_object_name, done_object_name) = (open_name(number), done_name(number));
-    let (open_read, done_read) =
-        (read_record(repository, &open_object_name), read_record(repository, &done_object_name));
+    let (open_read, done_read) = (read_record(backend, &open_object_name), read_record(backend, &done_object_name));
     let (open_object, done_object) = (open_read.await, done_read.await);
     if matches!((&open_object, &done_object), (Ok(None), Ok(None))) {
         return Ok(None);
     }
-    let secrets = repository.secrets();
     let generation = oldest_generation([&open_object, &done_object]);
     let done_hash = done_object.as_ref().ok().and_then(Option::as_ref).map(|object| *blake3::hash(object).as_bytes());
     let opened = match open_object {
@@ -326,17 +327,11 @@ pub(crate) async fn read_rotation(
     secrets: &Secrets,
     number: LogNumber,
 ) -> Result<Option<(u32, ObjectId)>> {
-    let names = [open_name(number), done_name(number)];
-    let reads = names.each_ref().map(|name| backend.get(name, LOG_RECORD_BYTES_MAX as u64));
-    let [open_read, done_read] = reads;
-    let (open_object, done_object) = (if_found(open_read.await)?, if_found(done_read.await)?);
-    let (Some(open_object), Some(done_object)) = (open_object, done_object) else { return Ok(None) };
-    let Ok((signer, open)) = decode_open(secrets, &names[0], &open_object) else { return Ok(None) };
-    let Ok(done) = decode_done(secrets, &names[1], &done_object) else { return Ok(None) };
-    let generation = oldest_generation([&Ok(Some(open_object)), &Ok(Some(done_object))]);
-    let mut entry = entry(secrets, number, Some(open), signer, Some(done));
-    refuse_rotated_away(secrets, generation, &mut entry);
-    Ok(match entry.outcome() {
+    let Some(read) = read_number(backend, secrets, number).await? else { return Ok(None) };
+    if let Some(error @ RepositoryError::Storage(_)) = read.damage {
+        return Err(error);
+    }
+    Ok(match read.entry.as_ref().and_then(LogEntry::outcome) {
         Some(Outcome::KeysRotated { generation, rotation }) => Some((*generation, *rotation)),
         _ => None,
     })
@@ -355,8 +350,8 @@ pub(super) fn entry(
 }
 
 /// One record, `None` if there is none. Asks again if the error says that this may help.
-fn read_record<'r>(repository: &'r Repository, name: &'r str) -> impl Future<Output = Result<Option<Bytes>>> + 'r {
-    let get = || repository.backend().get(name, LOG_RECORD_BYTES_MAX as u64);
+fn read_record<'r>(backend: &'r dyn Backend, name: &'r str) -> impl Future<Output = Result<Option<Bytes>>> + 'r {
+    let get = move || backend.get(name, LOG_RECORD_BYTES_MAX as u64);
     let first = get();
     async move {
         match first.await {
@@ -433,7 +428,7 @@ pub(crate) async fn read_sealed_fileset(
     k: u32,
 ) -> Result<Option<SealedFileset>> {
     let name = sealed_name(entry.number, k);
-    let Some(object) = read_record(repository, &name).await? else { return Ok(None) };
+    let Some(object) = read_record(repository.backend().as_ref(), &name).await? else { return Ok(None) };
     let record = open_record(repository.secrets(), &name, &object)?;
     record.verify(repository.secrets(), &name, &entry.signer)?;
     let mut decoder = Decoder::new(&record.body);

@@ -200,25 +200,13 @@ impl Registration {
         // Who saw a damaged history must not be a witness of it: the damage would be the norm from now on.
         let seen = if self.damage.is_empty() { self.history.seen(self.number) } else { Seen::nothing() };
         let done = DoneRecord { signer: secrets.signing().verifying_key(), seen, outcome };
-        self.make_seen_durable().await?;
+        self.repository.rely_on_outcomes(&self.history);
+        // The outcomes, and whatever else this run has adopted.
+        self.repository.backend().barrier().await?;
         let name = done_name(number);
         let object = seal_record(secrets, &name, &done.encode())?;
         let hash = *blake3::hash(&object).as_bytes();
         Ok((create_once(&self.repository, &name, object).await?, hash))
-    }
-}
-
-impl Registration {
-    /// What an outcome has seen is durable before it is itself. Who wrote it may have been killed before its name was
-    /// synced; a power cut would take it back, and the history would look altered to whoever reads what saw it.
-    async fn make_seen_durable(&self) -> Result<()> {
-        let backend = self.repository.backend();
-        let fresh = self.history.not_seen_by_the_newest();
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        fresh.into_iter().for_each(|number| backend.adopt(&done_name(number)));
-        Ok(backend.barrier().await?)
     }
 }
 
@@ -258,8 +246,17 @@ impl Repository {
         }
     }
 
+    /// Has the next barrier, which comes before each outcome, cover the outcomes of a history: they are durable before what
+    /// follows from them is. Who wrote one may have been killed before its name was synced; a power cut would take it back
+    /// alone, and the history would look altered to whoever reads what saw it. Most were seen by an earlier outcome, and
+    /// are durable since.
+    fn rely_on_outcomes(&self, history: &History) {
+        let fresh = history.not_seen_by_the_newest();
+        fresh.into_iter().for_each(|number| self.backend().adopt(&done_name(number)));
+    }
+
     /// Reads the history until every number below whose entry `is_awaited` has an outcome, or `wait` is over; gives the
-    /// numbers that have none. Blocks while it waits.
+    /// numbers that have none. What comes to an end meanwhile is relied on. Blocks while it waits.
     ///
     /// # Errors
     /// As [`Repository::history`].
@@ -275,6 +272,7 @@ impl Repository {
             let is_open = |entry: &&LogEntry| entry.done.is_none() && entry.number < below && is_awaited(entry);
             let open: Vec<LogNumber> = history.entries().iter().filter(is_open).map(|entry| entry.number).collect();
             if open.is_empty() || Instant::now() >= until {
+                self.rely_on_outcomes(&history);
                 return Ok((history, open));
             }
             // Of each run one object is asked for; the whole log is read again only when they are decided.

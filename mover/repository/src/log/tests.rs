@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod damage;
+mod durable;
 
 use super::*;
 use crate::backend::faulty::{Effect, Fault, Operation};

@@ -53,8 +53,8 @@ use crate::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
 use crate::index::{Index, compact, delete_segments, replace_segments, replaced_segments};
 use crate::log::{
-    CondemnedPack, FIRST, Fencing, History, LogEntry, OpenRecord, Outcome, Registration, Role, checkpoint_is_due,
-    delete_superseded, done_name, number_below, write_checkpoint,
+    CondemnedPack, Fencing, History, LogEntry, OpenRecord, Outcome, Registration, Role, checkpoint_is_due,
+    delete_superseded, number_below, write_checkpoint,
 };
 use crate::pack::{PackInfo, PackOpener, pack_name, parse_pack_name};
 use crate::repository::Repository;
@@ -439,20 +439,7 @@ impl Pruner<'_> {
         let needed = self.look_again(&history)?;
         let (rescued, deleted): (Vec<PackId>, Vec<PackId>) = doomed.into_iter().partition(|pack| needed.contains(pack));
         self.report.rescued = rescued.len() as u64;
-        // An earlier sweep saw to those before it.
-        let is_sweep = |entry: &&LogEntry| matches!(entry.outcome(), Some(Outcome::Swept { .. }));
-        let first = history.entries().iter().rev().find(is_sweep).map_or(FIRST, |entry| entry.number);
-        self.make_durable(first, d)?;
         Ok(((history, deleted.clone()), Outcome::Swept { deleted, rescued }))
-    }
-
-    /// What a sweep or a checkpoint relies on must not be lost to a power cut that spares what follows from it: outcomes,
-    /// and packs that no segment names. Who wrote them may have been killed before the names were durable.
-    fn make_durable(&self, first: LogNumber, below: LogNumber) -> Result<()> {
-        let backend = self.repository.backend();
-        // By number: a history that was read from a checkpoint holds few of the records below it.
-        (first.0..below.0).for_each(|number| backend.adopt(&done_name(LogNumber(number))));
-        Ok(block_on(backend.barrier())?)
     }
 
     /// The history once every number below has an outcome, or the time is over.
@@ -566,7 +553,6 @@ impl Pruner<'_> {
         let forgotten_before = if is_through { c } else { LogNumber::default() };
         let (history, summed_up) = registered(self.repository, who, |registration| {
             let history = registration.history();
-            self.make_durable(history.summed_below(), history.decided_below())?;
             let too_large = || Outcome::Ended { reason: "the log is too large for a checkpoint".into() };
             let (summed_up, outcome) = match block_on(write_checkpoint(registration, forgotten_before))? {
                 Some(outcome) => (history.decided_below().0 - 1, outcome),

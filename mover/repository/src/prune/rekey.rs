@@ -103,8 +103,7 @@ impl Pruner<'_> {
         let live = self.mark(history)?;
         let sources = Sources::open(self.repository, history, &Default::default())?;
         let survey = sources.survey(&live)?;
-        let is_decided =
-            |at: &usize| history.entry(sources.packs[*at].writer).is_some_and(|entry| entry.done.is_some());
+        let is_decided = |at: &usize| history.is_decided(sources.packs[*at].writer);
         let generation = self.repository.secrets().structure_generation();
         let mut old: Vec<usize> = old_packs(&sources, generation).filter(is_decided).collect();
         old.sort_by_key(|at| (sources.packs[*at].writer, sources.packs[*at].id));

@@ -11,10 +11,10 @@ use super::*;
 use crate::backend::faulty::{Effect, Fault, Operation};
 use crate::backend::{Backend, FaultyBackend, MemoryBackend};
 use crate::ids::ObjectId;
-use crate::keys::{Credential, Stretching};
+use crate::keys::Credential;
 use crate::log::{HurtFrame, RecoveryPoint};
 use crate::pack::PackClass;
-use crate::repository::{InitOptions, KeyRights};
+use crate::repository::InitOptions;
 use crate::testing::{Bench, noise};
 use crate::verify::{Data, VerifyOptions, verify};
 
@@ -474,12 +474,8 @@ fn f06_a_forgotten_point_comes_back_until_it_is_condemned() {
 
 #[test]
 fn a_key_that_may_only_add_prunes_nothing_and_its_records_count_for_nothing() {
-    let store = Arc::new(MemoryBackend::new());
-    let credential = |seed| Credential::key_file(vec![seed; 32]).unwrap();
-    let admin = block_on(Repository::init(store.clone(), &credential(1), InitOptions::default())).unwrap();
-    block_on(admin.add_key(&credential(2), KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
-    let thief = block_on(Repository::open(store.clone(), &credential(2))).unwrap();
-    let bench = Bench { store, repository: admin };
+    let bench = Bench::new();
+    let thief = bench.put_only_client().repository;
     let kept = files(0..4);
     let point = backup(&bench, &kept);
     assert!(matches!(prune(&thief, &who(), &options()), Err(RepositoryError::NotSupported { .. })));

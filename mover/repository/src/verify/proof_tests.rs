@@ -5,12 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::backend::MemoryBackend;
 use crate::ids::{LogNumber, PackId, UnixNanos};
-use crate::keys::{Credential, Stretching};
 use crate::log::{HurtFrame, Outcome, ProvenSpan, Role, Verification};
 use crate::pack::{PackClass, parse_pack_name, read_contents};
-use crate::repository::{InitOptions, KeyRights, Repository};
 use crate::testing::{Bench, block_on, noise};
 use crate::verify::{Data, VerifyOptions, VerifyReport, verify};
 
@@ -128,12 +125,8 @@ fn a_clock_that_is_years_off_costs_reading_and_never_spares_it() {
 
 #[test]
 fn a_proof_that_a_client_without_rights_forges_counts_for_nothing() {
-    let store = Arc::new(MemoryBackend::new());
-    let credential = |seed| Credential::key_file(vec![seed; 32]).unwrap();
-    let admin = block_on(Repository::init(store.clone(), &credential(1), InitOptions::default())).unwrap();
-    block_on(admin.add_key(&credential(2), KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
-    let thief = block_on(Repository::open(store.clone(), &credential(2))).unwrap();
-    let bench = Bench { store, repository: admin };
+    let bench = Bench::new();
+    let thief = bench.put_only_client().repository;
     backup(&bench, 1);
     let all = ProvenSpan {
         from: PackId([0; 32]),

@@ -88,12 +88,33 @@ fn rekey_leaves_running_backups_alone_and_copies_compressed_frames_as_they_are()
     assert_whole(&now, &[&kept, &own]);
 }
 
+/// A checkpoint leaves out the records of runs that came to nothing. Their packs, which others had come to use, counted as
+/// those of a run that goes on, and were never stored under new keys.
+#[test]
+fn rekey_takes_packs_of_a_run_that_a_checkpoint_left_out() {
+    let bench = Bench::new();
+    let kept = files(0..4);
+    let ended = Writer::begin(&bench);
+    ended.store(&bench, &kept, 2);
+    let number = ended.registration.number();
+    block_on(ended.registration.commit(Outcome::Ended { reason: "interrupted".into() })).unwrap();
+    let other = Writer::begin(&bench);
+    assert_eq!(other.store(&bench, &kept, 2), 0, "it is there already");
+    other.commit(&bench, &kept);
+    bench.fill_log(500);
+    assert!(pruned(&bench).summed_up > 0);
+    let now = rotated(&bench);
+    assert!(block_on(now.repository.history()).unwrap().entry(number).is_none(), "the checkpoint left it out");
+    assert_eq!(rekeyed(&now, u64::MAX).left, Packs::default());
+    pruned(&now);
+    assert!(generations(&now).iter().all(|generations| *generations == (2, 2)), "{:?}", generations(&now));
+    assert_whole(&now, &[&kept]);
+}
+
 #[test]
 fn rekey_needs_the_read_key_of_an_admin() {
     let bench = Bench::new();
-    let credential = Credential::key_file(vec![9; 32]).unwrap();
-    block_on(bench.repository.add_key(&credential, KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
-    let client = block_on(Repository::open(bench.store.clone(), &credential)).unwrap();
+    let client = bench.put_only_client().repository;
     let options = RekeyOptions { move_bytes_max: 1, memory_bytes: 1 << 20, scratch: std::env::temp_dir() };
     assert!(matches!(rekey(&client, &who(), &options), Err(RepositoryError::NotSupported { .. })));
 }

@@ -6,14 +6,6 @@ use crate::ids::LogNumber;
 use crate::index::SegmentBuilder;
 use crate::pack::PackSealer;
 
-/// The repository as a stolen client opens it.
-fn stolen(bench: &Bench) -> Bench {
-    let credential = Credential::key_file(vec![9; 32]).unwrap();
-    block_on(bench.repository.add_key(&credential, KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
-    let repository = block_on(Repository::open(bench.store.clone(), &credential)).unwrap();
-    Bench { store: bench.store.clone(), repository }
-}
-
 fn forge(thief: &Bench, outcome: Outcome) -> LogNumber {
     let registration = block_on(thief.repository.register(Bench::open_record(Role::Admin))).unwrap();
     let number = registration.number();
@@ -46,7 +38,7 @@ fn thief_cannot_make_a_destructive_record_count() {
     let kept = files(0..4);
     let point = backup(&bench, &kept);
     let packs = bench.names("packs");
-    let thief = stolen(&bench);
+    let thief = bench.put_only_client();
     let condemned = packs.iter().filter_map(|name| parse_pack_name(name)).map(|(writer, pack)| CondemnedPack {
         pack,
         writer,
@@ -73,7 +65,7 @@ fn thief_cannot_make_a_destructive_record_count() {
 #[test]
 fn thief_that_registers_as_an_admin_keeps_no_admin_from_changing_keys() {
     let bench = Bench::new();
-    let thief = stolen(&bench);
+    let thief = bench.put_only_client();
     let endless = block_on(thief.repository.register(Bench::open_record(Role::Admin))).unwrap();
     let rotated = block_on(crate::rotation::rotate_keys(&bench.repository, &who(), Duration::ZERO)).unwrap();
     assert_eq!((rotated.generation, rotated.carried.len()), (2, 2));
@@ -87,7 +79,7 @@ fn thief_garbage_behind_an_id_is_found_by_verify_and_healed_by_the_next_backup()
     let bench = Bench::new();
     let earlier = files(0..4);
     backup(&bench, &earlier);
-    let thief = stolen(&bench);
+    let thief = bench.put_only_client();
     let known = files(2..8);
     garbage_for(&thief, &known.iter().map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>());
     // What was stored before is read from where it was: all places of a chunk are tried.
@@ -122,19 +114,11 @@ fn thief_garbage_never_makes_a_prune_give_up_the_copy_that_is_whole() {
     backup(&bench, &kept);
     let forgotten = backup(&bench, &gone);
     for _ in 0..8 {
-        garbage_for(&stolen_again(&bench), &kept.iter().map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>());
+        garbage_for(&bench.put_only_client(), &kept.iter().map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>());
     }
     forget(&bench, &forgotten);
     for _ in 0..3 {
         prune(&bench.repository, &who(), &options()).unwrap();
         assert_reads_back(&bench, &kept);
     }
-}
-
-/// One more client each time, so that the ids of its packs stand before and behind those of the good one.
-fn stolen_again(bench: &Bench) -> Bench {
-    let credential = Credential::key_file(random_array::<32>().to_vec()).unwrap();
-    block_on(bench.repository.add_key(&credential, KeyRights::PutOnly, Stretching::CHEAPEST)).unwrap();
-    let repository = block_on(Repository::open(bench.store.clone(), &credential)).unwrap();
-    Bench { store: bench.store.clone(), repository }
 }
