@@ -61,9 +61,9 @@ pub enum RepositoryError {
         /// Which check failed.
         reason: String,
     },
-    /// An object needs a newer version of this program.
-    #[error("{object} needs a newer version of mover (format {version})")]
-    NewerFormat {
+    /// An object is of a format that this program does not read: a newer one, or the draft.
+    #[error("{object} {}", other_format(*version))]
+    OtherFormat {
         /// Object name.
         object: String,
         /// Format version in its header.
@@ -173,7 +173,10 @@ impl RepositoryError {
                 "give a password that is not empty, a recovery key as it was printed, or a key file as it was made"
             }
             Self::Corrupt { object, .. } | Self::MissingObject { object } => return Some(damage_guidance(object)),
-            Self::NewerFormat { .. } => "update mover on this machine",
+            Self::OtherFormat { version: DRAFT, .. } => {
+                "restore it with the version of mover that made it, and make a new repository with this one"
+            }
+            Self::OtherFormat { .. } => "update mover on this machine",
             Self::UnknownGeneration { .. } => {
                 "the keys were rotated: run the command again; if that does not help, this key was left out and has to be \
                  added anew, or `keys/rotation/` has to be put back from a copy of the repository"
@@ -204,7 +207,7 @@ impl RepositoryError {
         match self {
             Self::Corrupt { object, .. }
             | Self::MissingObject { object }
-            | Self::NewerFormat { object, .. }
+            | Self::OtherFormat { object, .. }
             | Self::UnknownGeneration { object, .. }
             | Self::NoReadKey { object } => Some(object.clone()),
             Self::HistoryGap { number } => Some(crate::log::open_name(*number)),
@@ -252,4 +255,14 @@ fn damage_guidance(object: &str) -> String {
         _ => "run `mover verify` to see what is affected; `mover repair index` rebuilds a damaged index",
     };
     text.to_owned()
+}
+
+/// The version in the headers of what was made before format 1.
+const DRAFT: u8 = 0;
+
+fn other_format(version: u8) -> String {
+    match version {
+        DRAFT => "is of the draft of the format (0), which this version of mover does not read".to_owned(),
+        newer => format!("needs a newer version of mover (format {newer})"),
+    }
 }

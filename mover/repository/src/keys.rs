@@ -34,7 +34,7 @@ const SLOTS_MAX: usize = 256;
 pub(crate) const CHECKSUM_BYTES: usize = 32;
 /// A key of 32 bytes as it is sealed to a public key.
 const SEALED_KEY_BYTES: usize = 32 + TAG_BYTES;
-const SLOT_INFO: &[u8] = b"mover repository draft 0: key slot";
+const SLOT_INFO: &[u8] = b"mover repository format 1: key slot";
 
 /// What a user holds. Zeroized when dropped, never printed.
 #[derive(Clone)]
@@ -232,10 +232,10 @@ impl KeySlot {
     /// Checks and takes apart a slot object.
     ///
     /// # Errors
-    /// [`RepositoryError::Corrupt`] or [`RepositoryError::NewerFormat`].
+    /// [`RepositoryError::Corrupt`] or [`RepositoryError::OtherFormat`].
     pub fn decode(name: &str, object: &[u8]) -> Result<Self> {
         let header = Header::decode(object, ObjectKind::KeySlot, name);
-        if matches!(header, Err(RepositoryError::NewerFormat { .. })) && !is_checksum_right(object) {
+        if matches!(header, Err(RepositoryError::OtherFormat { .. })) && !is_checksum_right(object) {
             return Err(RepositoryError::corrupt(name, "its checksum does not match"));
         }
         let header = header?;

@@ -3,9 +3,8 @@
 //! Writers assert them, readers refuse more. A limit here is part of the format: `FORMAT.md`
 //! repeats each number, and a test compares the two.
 
-/// Version byte of every object header. 0 is the draft: it may change without notice until the
-/// lifecycle work closes, and `mover points` says so.
-pub const FORMAT_VERSION: u8 = 0;
+/// Version byte of every object header. 0 was the draft, which no released version reads.
+pub const FORMAT_VERSION: u8 = 1;
 
 /// Largest sealed frame, tag included.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;

@@ -173,7 +173,7 @@ impl Repository {
     /// [`RepositoryError::NotARepository`] if there is no `config`;
     /// [`RepositoryError::WrongKey`] if no slot opens and none is damaged;
     /// [`RepositoryError::Corrupt`] if none opens and one is damaged, or `config` is;
-    /// [`RepositoryError::NewerFormat`]; storage errors.
+    /// [`RepositoryError::OtherFormat`]; storage errors.
     pub async fn open_with(
         backend: Arc<dyn Backend>,
         credential: &Credential,
@@ -183,7 +183,7 @@ impl Repository {
         // Whether a header that names a newer format is one, or damage, shows only under the keys.
         let mut first_damage = match Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME) {
             Ok(_) => None,
-            Err(newer @ RepositoryError::NewerFormat { .. }) => Some(newer),
+            Err(newer @ RepositoryError::OtherFormat { .. }) => Some(newer),
             Err(damage) => return Err(damage),
         };
         let listed = backend.list(KEYS_PREFIX).await?;

@@ -38,7 +38,7 @@ use crate::limits::KEY_OBJECT_BYTES_MAX;
 use crate::log::{History, OpenRecord, Outcome, read_rotation};
 use crate::repository::{KeyRights, Repository};
 
-const INFO: &[u8] = b"mover repository draft 0: rotated keys";
+const INFO: &[u8] = b"mover repository format 1: rotated keys";
 /// Shortest envelope: slot, rights, encapsulated key, length, tag.
 const ENVELOPE_BYTES_MIN: usize = 32 + 1 + 32 + 4 + TAG_BYTES;
 
@@ -77,7 +77,7 @@ impl Rotation {
     /// Checks and takes apart an object.
     ///
     /// # Errors
-    /// [`RepositoryError::Corrupt`] or [`RepositoryError::NewerFormat`].
+    /// [`RepositoryError::Corrupt`] or [`RepositoryError::OtherFormat`].
     pub fn decode(name: &str, object: &[u8]) -> Result<Self> {
         let damaged = |reason: &str| RepositoryError::corrupt(name, reason);
         let id = parse_rotation_name(name).ok_or_else(|| damaged("it is no name of a rotation"))?;

@@ -75,10 +75,7 @@ fn report(session: &Session, made: &Repository, place: &str, args: &InitArgs) ->
     }
     output
         .say("keep a copy of `config` and `keys/` elsewhere too, and again after `mover key`: nothing replaces them")?;
-    if FORMAT_VERSION == 0 {
-        output.say("its format is draft 0: a later version of mover may not read it")?;
-    }
-    let fields = json!({ "repository": id, "place": place, "format": FORMAT_VERSION, "draft": FORMAT_VERSION == 0 });
+    let fields = json!({ "repository": id, "place": place, "format": FORMAT_VERSION });
     output.object("summary", fields)?;
     Ok(Exit::Done)
 }

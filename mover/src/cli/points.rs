@@ -1,6 +1,5 @@
 //! `mover points`: the recovery points, oldest first.
 
-use mover_repository::limits::FORMAT_VERSION;
 use mover_repository::log::{Grade, RecoveryPoint, Totals};
 use mover_repository::retention;
 use serde_json::{Map, Value, json};
@@ -47,9 +46,6 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
             output.line(&line)?;
         }
     }
-    if FORMAT_VERSION == 0 && !output.json {
-        output.note("the format of this repository is draft 0: a later version of mover may not read it");
-    }
     if count == 0 && args.forgotten {
         output.say("no recovery point was forgotten")?;
     } else if count == 0 {
@@ -59,7 +55,6 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     let fields = json!({
         "repository": opened.id().to_string(),
         "points": count,
-        "draft": FORMAT_VERSION == 0,
         "exit_code": exit.code(),
     });
     output.object("summary", fields)?;

@@ -204,13 +204,6 @@ fn command_quiet_says_nothing_and_json_only_json() {
 }
 
 #[test]
-fn command_draft_repository_says_so() {
-    let repo = Repo::without_init();
-    let run = repo.run("init", &[] as &[&str]).expect(exit::DONE);
-    assert!(format!("{}{}", run.text(), run.stderr).contains("draft"), "{run}");
-}
-
-#[test]
 fn command_settings_come_from_flags_before_the_environment() {
     let repo = Repo::new();
     let source = repo.directory("source");

@@ -30,10 +30,9 @@ fn fixture(version: u8) -> PathBuf {
     fixtures().join(format!("format-{version}"))
 }
 
-/// The versions that today's code must read. A draft is read by the code of its day alone, so it counts only while
-/// there is no released version.
+/// The versions that today's code must read: all but 0, the draft.
 fn versions() -> impl Iterator<Item = u8> {
-    (0..=FORMAT_VERSION).filter(|version| *version > 0 || FORMAT_VERSION == 0)
+    1..=FORMAT_VERSION
 }
 
 /// All tests of this suite wait for the fixture that one of them makes.
@@ -163,4 +162,25 @@ fn a_repository_of_every_format_version_is_carried_on() {
         let restored = copy.repo.restore(&by_owner.point(), &source, "more-restored");
         assert_eq!(description::of(&restored), description::of(&source));
     }
+}
+
+/// Version 0 was never released. What was made with it is called by its name, not damaged, and nothing in it changes.
+#[test]
+fn a_repository_of_the_draft_is_called_a_draft_and_left_as_it_is() {
+    let scratch = scratch();
+    copy_tree(&fixtures().join("draft"), scratch.path());
+    let place = scratch.path().join("repository");
+    let password = std::fs::read(scratch.path().join("password")).expect("read the password");
+    let repo = Repo::at(scratch, place.clone());
+    std::fs::write(repo.password_file(), password).expect("write the password");
+    let before = description::of(&place);
+    let source = repo.directory("source");
+    for command in
+        [&["points".as_ref()][..], &["verify".as_ref()], &["prune".as_ref()], &["backup".as_ref(), source.as_os_str()]]
+    {
+        let run = repo.run(command[0].to_str().expect("text"), &command[1..]);
+        assert_eq!(run.code, exit::FAILED, "{run}");
+        assert!(run.stderr.contains("draft of the format") && !run.stderr.contains("damaged"), "{run}");
+    }
+    assert_eq!(description::of(&place), before);
 }

@@ -10,21 +10,21 @@ use zeroize::{Zeroize, Zeroizing};
 pub(crate) type Key = Zeroizing<[u8; 32]>;
 
 /// Material: id secret. Key of the keyed BLAKE3 that names chunks.
-pub(crate) const CHUNK_ID: &str = "mover repository draft 0: chunk id";
+pub(crate) const CHUNK_ID: &str = "mover repository format 1: chunk id";
 /// Material: id secret. Key of the keyed BLAKE3 over a manifest entry's identity.
-pub(crate) const IDENTITY_DIGEST: &str = "mover repository draft 0: identity digest";
+pub(crate) const IDENTITY_DIGEST: &str = "mover repository format 1: identity digest";
 /// Material: cut secret. Its extended output is the gear table of the chunker.
-pub(crate) const GEAR_TABLE: &str = "mover repository draft 0: gear table";
+pub(crate) const GEAR_TABLE: &str = "mover repository format 1: gear table";
 /// Material: cut secret. Key of the keyed BLAKE3 over paths that cuts manifest leaves.
-pub(crate) const PATH_HASH: &str = "mover repository draft 0: path hash";
+pub(crate) const PATH_HASH: &str = "mover repository format 1: path hash";
 /// Material: structure secret of a generation, object kind (1 byte), salt (32 bytes).
-pub(crate) const STRUCTURE_OBJECT: &str = "mover repository draft 0: structure object key";
+pub(crate) const STRUCTURE_OBJECT: &str = "mover repository format 1: structure object key";
 /// Material: stretched credential, salt of the slot (32 bytes).
-pub(crate) const SLOT_SEAL: &str = "mover repository draft 0: key slot seal";
+pub(crate) const SLOT_SEAL: &str = "mover repository format 1: key slot seal";
 /// Material: stretched credential, salt of the slot (32 bytes). Public: the key commitment.
-pub(crate) const SLOT_COMMITMENT: &str = "mover repository draft 0: key slot commitment";
+pub(crate) const SLOT_COMMITMENT: &str = "mover repository format 1: key slot commitment";
 /// Material: content of a key file. The stretched credential of a key-file slot.
-pub(crate) const KEY_FILE: &str = "mover repository draft 0: key file";
+pub(crate) const KEY_FILE: &str = "mover repository format 1: key file";
 
 /// Derives a key from the concatenation of `material`.
 pub(crate) fn derive(context: &'static str, material: &[&[u8]]) -> Key {

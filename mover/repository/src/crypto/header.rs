@@ -2,7 +2,7 @@
 //! that binds each frame to its place.
 //!
 //! A header is 32 bytes and is part of the AAD, so no bit of it can be changed unnoticed. It is
-//! read before anything authenticates it, so a newer format version or an unknown must-understand
+//! read before anything authenticates it, so another format version or an unknown must-understand
 //! bit is believed only where all else is as it should be.
 
 use crate::codec::{DecodeError, Decoder, Encoder};
@@ -91,7 +91,7 @@ impl Header {
     /// Reads the header at the front of `object` and checks that it is of `kind`.
     ///
     /// # Errors
-    /// [`RepositoryError::NewerFormat`] if the version, the suite or a must-understand bit is
+    /// [`RepositoryError::OtherFormat`] if the version, the suite or a must-understand bit is
     /// unknown and all else is as it should be; [`RepositoryError::Corrupt`] for anything else. `name` is for the message.
     pub fn decode(object: &[u8], kind: ObjectKind, name: &str) -> Result<Self> {
         let header = Self::decode_any(object, name)?;
@@ -127,8 +127,8 @@ impl Header {
         if version > FORMAT_VERSION + FORMATS_AHEAD_MAX || suite > SUITE + FORMATS_AHEAD_MAX {
             return Err(RepositoryError::corrupt(name, "the header names a format that cannot exist yet"));
         }
-        if version > FORMAT_VERSION || suite != SUITE || must_understand & !MUST_UNDERSTAND_KNOWN != 0 {
-            return Err(RepositoryError::NewerFormat { object: name.to_owned(), version });
+        if version != FORMAT_VERSION || suite != SUITE || must_understand & !MUST_UNDERSTAND_KNOWN != 0 {
+            return Err(RepositoryError::OtherFormat { object: name.to_owned(), version });
         }
         Ok(Self { kind, may_ignore, generation })
     }
@@ -182,7 +182,7 @@ mod tests {
             changed[bit / 8] ^= 1 << (bit % 8);
             match Header::decode(&changed, ObjectKind::IndexSegment, "x") {
                 Ok(other) => assert_ne!(other, header, "bit {bit}"),
-                Err(RepositoryError::NewerFormat { .. } | RepositoryError::Corrupt { .. }) => {}
+                Err(RepositoryError::OtherFormat { .. } | RepositoryError::Corrupt { .. }) => {}
                 Err(other) => panic!("bit {bit}: {other}"),
             }
         }
@@ -208,7 +208,7 @@ mod tests {
             assert!(
                 matches!(
                     Header::decode(&newer, ObjectKind::Config, "config"),
-                    Err(RepositoryError::NewerFormat { .. })
+                    Err(RepositoryError::OtherFormat { .. })
                 ),
                 "byte {at}"
             );

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 /// Length of a [`KeyBlock`].
 pub const KEY_BLOCK_BYTES: usize = 4 + 32 + 32 + 16;
 
-const INFO: &[u8] = b"mover repository draft 0: data pack key";
+const INFO: &[u8] = b"mover repository format 1: data pack key";
 
 /// An encapsulated pack key: read generation (u32), encapsulated key (32 bytes), sealed pack key
 /// (32), tag (16).

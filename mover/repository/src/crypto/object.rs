@@ -34,12 +34,12 @@ pub fn seal_object(secrets: &Secrets, kind: ObjectKind, name: &str, body: &[u8])
 /// Opens what [`seal_object`] made of the same kind under the same name.
 ///
 /// # Errors
-/// [`RepositoryError::Corrupt`], [`RepositoryError::NewerFormat`] or
+/// [`RepositoryError::Corrupt`], [`RepositoryError::OtherFormat`] or
 /// [`RepositoryError::UnknownGeneration`].
 pub fn open_object(secrets: &Secrets, kind: ObjectKind, name: &str, object: &[u8]) -> Result<Vec<u8>> {
     let opened = Header::decode(object, kind, name).and_then(|header| open_under(secrets, &header, name, object));
     match opened {
-        Err(RepositoryError::NewerFormat { .. } | RepositoryError::UnknownGeneration { .. })
+        Err(RepositoryError::OtherFormat { .. } | RepositoryError::UnknownGeneration { .. })
             if is_todays_but_for_its_header(secrets, kind, name, object) =>
         {
             Err(RepositoryError::corrupt(name, "bytes of its header were changed"))

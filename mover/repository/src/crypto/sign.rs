@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// Length of a signature.
 pub const SIGNATURE_BYTES: usize = 64;
 
-const CONTEXT: &[u8] = b"mover repository draft 0: log record signature";
+const CONTEXT: &[u8] = b"mover repository format 1: log record signature";
 
 /// The public half of a client's signing key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

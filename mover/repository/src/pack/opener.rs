@@ -131,7 +131,7 @@ fn toc_length(bytes: u64, tail: &[u8], name: &str) -> Result<usize> {
 ///
 /// # Errors
 /// [`RepositoryError::Corrupt`], [`RepositoryError::UnknownGeneration`],
-/// [`RepositoryError::NewerFormat`].
+/// [`RepositoryError::OtherFormat`].
 pub fn open_contents(secrets: &Secrets, name: &str, bytes: u64, header: &[u8], tail: &[u8]) -> Result<PackContents> {
     let (writer, id) =
         parse_pack_name(name).ok_or_else(|| RepositoryError::corrupt(name, "its name is not that of a pack"))?;
