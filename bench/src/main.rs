@@ -13,6 +13,7 @@ mod files;
 mod harm;
 mod ideal;
 mod inventory;
+mod lifecycle;
 mod limits;
 mod network;
 mod reads;
@@ -50,6 +51,8 @@ enum Command {
     Whatif(whatif::WhatIf),
     /// Measure a reader beside a backup, with and without --idle, and the page cache before and after one (needs fio)
     Harm(harm::Harm),
+    /// Verify and prune a repository that is not in the page cache, beside what the device reads and writes in sequence
+    Lifecycle(Options),
     /// Make data to measure on, the same for the same seed
     Corpus(corpus::Options),
     /// Measure mover beside the backup tools on the PATH: first, unchanged, incremental, rescan, restore
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Restore(options) => efficiency::restore(&options),
         Command::Whatif(options) => whatif::run(&options),
         Command::Harm(options) => harm::run(&options),
+        Command::Lifecycle(options) => lifecycle::run(&options),
         Command::Corpus(options) => corpus::run(&options),
         Command::Rivals(options) => rivals::run(&options),
         Command::Network(options) => network::run(&options),

@@ -96,7 +96,8 @@ impl Subject {
         command
     }
 
-    fn run(&self, subcommand: &str, arguments: &[&OsStr]) -> Result<Outcome> {
+    /// `mover SUBCOMMAND ARGUMENTS` in the repository.
+    pub fn run(&self, subcommand: &str, arguments: &[&OsStr]) -> Result<Outcome> {
         let mut command = self.command(subcommand, arguments);
         let (cpu, wall) = (children_seconds(), Instant::now());
         let output = during(format!("start {}", self.program.display()), command.output())?;

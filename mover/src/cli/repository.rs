@@ -171,7 +171,7 @@ pub fn history(session: &Session, repository: &Repository) -> Result<(History, u
 
 /// Records that have no effect, since their signer may not do what they say: somebody tried. They stay in the log, so
 /// they are no exceptions.
-fn tell_refused(session: &Session, history: &History) {
+pub fn tell_refused(session: &Session, history: &History) {
     let refused: Vec<_> = history.refused().collect();
     for (number, reason) in refused.iter().take(DAMAGE_LISTED_MAX) {
         let host = history.entry(*number).and_then(|entry| entry.open.as_ref()).map(|open| open.host.as_str());

@@ -37,6 +37,7 @@ pub fn run(session: &Session, args: &VerifyArgs) -> Result<Exit> {
         session.output.note(&format!("verifying without a registration: {error}"));
         None
     });
+    registration.iter().for_each(|reader| repository::tell_refused(session, reader.history()));
     let heartbeat = registration.as_ref().map(|reader| Heartbeat::start(reader, SIGN_OF_LIFE_EVERY));
     let started = Instant::now();
     // without data there is nothing to keep: the first interrupt ends it

@@ -183,6 +183,17 @@ pub(super) async fn read_checkpoint(repository: &Repository, entry: &LogEntry) -
     decoded.map_err(RepositoryError::decoding(&sum_name(entry.number, 0)))
 }
 
+/// Reads the newest checkpoint of a history.
+///
+/// # Errors
+/// Whatever is wrong with it, although the records that it sums up are read instead.
+pub(crate) async fn check_newest(repository: &Repository, history: &History) -> Result<()> {
+    match history.entries().iter().rev().find(|entry| is_checkpoint(entry)) {
+        Some(newest) => read_checkpoint(repository, newest).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 async fn read_part(repository: &Repository, name: String, hash: &[u8; 32]) -> Result<Vec<u8>> {
     let object = repository.backend().get(&name, LOG_RECORD_BYTES_MAX as u64).await?;
     if blake3::hash(&object) != *hash {

@@ -34,7 +34,7 @@ mod record;
 mod registration;
 mod verification;
 
-pub(crate) use checkpoint::{checkpoint_is_due, delete_superseded, write_checkpoint};
+pub(crate) use checkpoint::{check_newest, checkpoint_is_due, delete_superseded, write_checkpoint};
 pub use history::{History, HurtLocations, LogEntry, Standing};
 pub use memory::{ClientMemory, Seen};
 pub use outcome::{CondemnedPack, DoneRecord, HurtFrame, Outcome};

@@ -4,7 +4,7 @@
 //! Limits: [`crate::limits`] bounds frames, packs and tables; writers assert, readers refuse.
 //! Must never seal two frames under one number, nor let a reader trust a length that is not
 //! authenticated. A sealer belongs to one shard; openers may be shared. Only [`read_contents`]
-//! does I/O, through the repository's backend.
+//! and `FrameRuns` do I/O, through the repository's backend.
 
 mod contents;
 mod frame;
@@ -12,6 +12,7 @@ mod frame;
 pub(crate) mod fuzzing;
 mod header;
 mod opener;
+mod runs;
 mod sealer;
 
 pub use contents::{FrameInfo, PackContents};
@@ -20,6 +21,7 @@ pub use frame::{
 };
 pub use header::{PACK_HEADER_BYTES, PackClass, PackInfo, TRAILER_BYTES, pack_name, parse_pack_name};
 pub use opener::{PackOpener, open_contents, read_contents};
+pub(crate) use runs::{FrameRuns, Framed};
 pub use sealer::PackSealer;
 
 #[cfg(test)]

@@ -23,6 +23,7 @@
 //! Condemning is always safe, so a listing that is behind costs space alone. Memory is bounded: sorted runs of ids,
 //! one run of blocks a segment, one record a pack. Blocks; never call it on an executor thread.
 
+mod copies;
 mod mark;
 mod rekey;
 mod repack;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 use hashbrown::HashSet;
 
+use copies::damaged_copies;
 pub(crate) use mark::Marker;
 pub use rekey::{RekeyOptions, RekeyReport, rekey};
 use repack::Repacker;
@@ -47,20 +49,24 @@ use survey::{Place, Sources, Survey, scratch};
 use crate::backend::conformance::prove_one_winner;
 use crate::backend::delete_if_there;
 use crate::blocking::block_on;
-use crate::chunk_reader::{ChunkReader, unreadable};
+use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
 use crate::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
 use crate::index::{Index, compact, delete_segments, replace_segments, replaced_segments};
+use crate::io::in_parallel;
 use crate::log::{
     CondemnedPack, Fencing, History, LogEntry, OpenRecord, Outcome, Registration, Role, checkpoint_is_due,
     delete_superseded, number_below, write_checkpoint,
 };
-use crate::pack::{PackInfo, PackOpener, pack_name, parse_pack_name};
+use crate::pack::{PackInfo, pack_name, parse_pack_name};
 use crate::repository::Repository;
 
 /// Packs in one record, so that it stays within its limit.
 const PACKS_A_RECORD: usize = 10_000;
+
+/// Deletes that are under way at a time.
+const DELETES_IN_FLIGHT: usize = 16;
 
 /// How to prune.
 #[derive(Debug, Clone)]
@@ -474,24 +480,11 @@ impl Pruner<'_> {
     }
 
     /// Reads copies of chunks, each frame once, and tells and gives the frames that are not what they should be.
-    fn damaged_frames(
-        &mut self,
-        sources: &Sources,
-        mut copies: Vec<(Place, ChunkId)>,
-    ) -> Result<HashSet<(PackId, u32)>> {
-        copies.sort_unstable();
-        let mut reader = CopyReader { repository: self.repository, sources, opener: None, frame: None };
+    fn damaged_frames(&mut self, sources: &Sources, copies: Vec<(Place, ChunkId)>) -> Result<HashSet<(PackId, u32)>> {
         let mut found = HashSet::new();
-        for (place, id) in copies {
-            match reader.check(&place, &id) {
-                Ok(()) => {}
-                Err(error @ RepositoryError::Storage(_)) => return Err(error),
-                Err(error) => {
-                    if found.insert(sources.frame(&place)) {
-                        let name = sources.packs[place.pack as usize].object_name();
-                        self.report.damaged.push((name, error.reason()));
-                    }
-                }
+        for (place, error) in damaged_copies(self.repository, sources, copies)? {
+            if found.insert(sources.frame(&place)) {
+                self.report.damaged.push((sources.packs[place.pack as usize].object_name(), error.reason()));
             }
         }
         Ok(found)
@@ -507,9 +500,11 @@ impl Pruner<'_> {
         let leftovers =
             listed.into_iter().filter(|object| leftover(&object.name)).map(|object| (object.name, object.bytes));
         let names: Vec<(String, u64)> = deleted.iter().filter_map(name_of).chain(leftovers).collect();
-        for (name, bytes) in names {
-            if block_on(delete_if_there(self.repository.backend().as_ref(), &name))? {
-                self.report.deleted.add(bytes);
+        let backend = self.repository.backend().as_ref();
+        let deletes = names.iter().map(|(name, _)| delete_if_there(backend, name));
+        for (was_there, (_, bytes)) in block_on(in_parallel(DELETES_IN_FLIGHT, deletes)).into_iter().zip(&names) {
+            if was_there? {
+                self.report.deleted.add(*bytes);
             }
         }
         self.remove_empty_directories(history);
@@ -592,51 +587,6 @@ fn open_run(entry: &LogEntry) -> OpenRun {
 fn process_is_running(process_id: u32) -> bool {
     let Some(process) = i32::try_from(process_id).ok().and_then(rustix::process::Pid::from_raw) else { return false };
     rustix::process::test_kill_process(process) != Err(rustix::io::Errno::SRCH)
-}
-
-/// Reads copies of chunks in the order of their places: of each pack the key once, of each frame the bytes once.
-struct CopyReader<'a> {
-    repository: &'a Repository,
-    sources: &'a Sources,
-    opener: Option<(u32, Result<PackOpener>)>,
-    frame: Option<((u32, u32), Result<bytes::Bytes>)>,
-}
-
-impl CopyReader<'_> {
-    /// Checks that a place holds that chunk.
-    fn check(&mut self, place: &Place, id: &ChunkId) -> Result<()> {
-        let key = (place.pack, place.frame);
-        if self.frame.as_ref().is_none_or(|(held, _)| *held != key) {
-            self.frame = Some((key, self.read(place)));
-        }
-        let plain = match &self.frame {
-            Some((_, Ok(plain))) => plain,
-            Some((_, Err(error))) => return Err(error.clone()),
-            None => return Ok(()),
-        };
-        let chunk = plain.get(place.chunk_offset as usize..(place.chunk_offset + place.chunk_bytes) as usize);
-        if chunk.is_some_and(|chunk| self.repository.secrets().chunk_id(chunk) == *id) {
-            return Ok(());
-        }
-        let name = self.sources.packs[place.pack as usize].object_name();
-        Err(RepositoryError::corrupt(format!("{name} frame {}", place.frame), format!("chunk {id} has other bytes")))
-    }
-
-    fn read(&mut self, place: &Place) -> Result<bytes::Bytes> {
-        let info = &self.sources.packs[place.pack as usize];
-        if self.opener.as_ref().is_none_or(|(pack, _)| *pack != place.pack) {
-            self.opener = Some((place.pack, PackOpener::new(self.repository.secrets(), info)));
-        }
-        let name = info.object_name();
-        let range = place.frame_offset..place.frame_offset + u64::from(place.frame_bytes);
-        let read = block_on(self.repository.backend().get_range(&name, range));
-        let sealed = read.map_err(|error| unreadable(error, &name))?;
-        match &self.opener {
-            Some((_, Ok(opener))) => opener.open_frame_bytes(place.frame, sealed),
-            Some((_, Err(error))) => Err(error.clone()),
-            None => Err(RepositoryError::MissingObject { object: name }),
-        }
-    }
 }
 
 /// Brings a forgotten point back: checks that all it needs is there and not condemned, and commits it again.

@@ -3,26 +3,29 @@
 //! A frame that is wholly live is sealed anew as it was compressed; of another one the live chunks are hashed
 //! again and make new frames in their order. A chunk with other bytes than its id, or a frame that does not
 //! open, ends the repack of its pack: it stays where it is, and the damage is told. What was copied is durable,
-//! and named in an index segment, before anybody learns of it. Memory: one run of frames. Blocks.
+//! and named in an index segment, before anybody learns of it. Memory: a few runs of frames, read
+//! or to be written. Blocks.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use hashbrown::HashSet;
 use zstd::bulk::Compressor;
 
 use super::survey::Place;
-use crate::backend::ObjectWriter;
+use crate::backend::{IoFuture, ObjectWriter};
 use crate::blocking::block_on;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, LogNumber};
 use crate::index::SegmentBuilder;
 use crate::limits::{FRAME_PLAIN_BYTES_TARGET, PACK_BYTES_TARGET};
-use crate::pack::{CompressedFrame, FrameInfo, PackClass, PackInfo, PackOpener, PackSealer, read_contents};
+use crate::pack::{CompressedFrame, FrameInfo, FrameRuns, PackClass, PackInfo, PackOpener, PackSealer, read_contents};
 use crate::repository::Repository;
 
 /// Length at which an index segment is written; bounds the memory taken.
 const SEGMENT_BYTES_TARGET: usize = 16 << 20;
-/// Sealed bytes read at a time.
-const RUN_BYTES: u64 = 4 << 20;
+/// Writes that are under way while frames are read and sealed; each is a frame, or the end of a pack, which syncs.
+const WRITES_IN_FLIGHT: usize = 8;
 
 /// Writes the new packs of one prune.
 pub(super) struct Repacker<'a> {
@@ -31,6 +34,8 @@ pub(super) struct Repacker<'a> {
     zstd: Compressor<'static>,
     open: [Option<OpenPack>; 2],
     index: SegmentBuilder,
+    /// Appends and ends of packs that are under way.
+    writes: VecDeque<IoFuture<()>>,
     packs: u64,
     bytes: u64,
 }
@@ -51,7 +56,8 @@ impl<'a> Repacker<'a> {
         let zstd = Compressor::new(level)
             .map_err(|error| RepositoryError::LimitExceeded { what: format!("memory for zstd: {error}") })?;
         let index = SegmentBuilder::new(repository);
-        Ok(Self { repository, writer, zstd, open: [None, None], index, packs: 0, bytes: 0 })
+        let writes = VecDeque::new();
+        Ok(Self { repository, writer, zstd, open: [None, None], index, writes, packs: 0, bytes: 0 })
     }
 
     /// Copies the live chunks of a pack. `is_live` tells them by frame and place in it.
@@ -78,25 +84,15 @@ impl<'a> Repacker<'a> {
             };
             frame.chunks.iter().map(is_live).collect()
         };
-        let wanted: Vec<(&FrameInfo, Vec<bool>)> = contents
-            .frames
-            .iter()
-            .map(|frame| (frame, live_in(frame)))
-            .filter(|(_, live)| live.contains(&true))
-            .collect();
-        let mut rest = &wanted[..];
-        while let Some((first, _)) = rest.first() {
-            let end = |frame: &FrameInfo| frame.offset + u64::from(frame.sealed_bytes);
-            let count = rest.iter().take_while(|(frame, _)| end(frame) - first.offset <= RUN_BYTES).count().max(1);
-            let (run, behind) = rest.split_at(count);
-            let range = first.offset..end(run[count - 1].0);
-            let bytes = block_on(self.repository.backend().get_range(&info.object_name(), range.clone()))?;
-            for (frame, live) in run {
-                let from = (frame.offset - range.start) as usize;
-                let sealed = bytes.slice(from..from + frame.sealed_bytes as usize);
-                self.copy_frame(info.class, &opener, frame, live, sealed)?;
+        let live: Vec<Vec<bool>> = contents.frames.iter().map(live_in).collect();
+        let wanted = contents.frames.iter().zip(&live).filter(|(_, live)| live.contains(&true));
+        let (frames, live): (Vec<&FrameInfo>, Vec<&Vec<bool>>) = wanted.unzip();
+        let mut live = live.into_iter();
+        let name = info.object_name();
+        for run in FrameRuns::new(self.repository.backend().as_ref(), &name, &frames) {
+            for (frame, live) in run.frames.iter().zip(&mut live) {
+                self.copy_frame(info.class, &opener, frame, live, run.sealed(frame)?)?;
             }
-            rest = behind;
         }
         Ok(())
     }
@@ -164,7 +160,17 @@ impl<'a> Repacker<'a> {
         let open = self.open_pack(class);
         let sealed = open.sealer.seal(frame, chunks);
         let parts = open.header.take().into_iter().chain([sealed]).collect();
-        Ok(block_on(open.object.append(parts))?)
+        let write = open.object.append(parts);
+        self.write_beside(write)
+    }
+
+    /// Has a write go on beside what follows, within bounds; what earlier ones met is told now.
+    fn write_beside(&mut self, write: IoFuture<()>) -> Result<()> {
+        self.writes.push_back(write);
+        if self.writes.len() > WRITES_IN_FLIGHT {
+            self.writes.pop_front().map_or(Ok(()), block_on)?;
+        }
+        Ok(())
     }
 
     fn open_pack(&mut self, class: PackClass) -> &mut OpenPack {
@@ -180,8 +186,9 @@ impl<'a> Repacker<'a> {
         self.close_frame(class)?;
         let Some(mut open) = self.open[class as usize].take() else { return Ok(()) };
         let (tail, contents) = open.sealer.finish();
-        block_on(open.object.append(vec![tail]))?;
-        block_on(open.object.finish())?;
+        let append = open.object.append(vec![tail]);
+        self.write_beside(append)?;
+        self.write_beside(open.object.finish())?;
         self.packs += 1;
         self.bytes += contents.bytes;
         self.index.add(&contents);
@@ -193,6 +200,7 @@ impl<'a> Repacker<'a> {
 
     /// Names the packs written so far, once they are durable.
     fn write_segment(&mut self) -> Result<()> {
+        self.writes.drain(..).try_for_each(block_on)?;
         block_on(self.repository.backend().barrier())?;
         let full = std::mem::replace(&mut self.index, SegmentBuilder::new(self.repository));
         block_on(full.write()).map(drop)

@@ -248,6 +248,7 @@ pub fn verify(
         verifier.error(&unreadable.object, &unreadable.cause);
     }
     verifier.found.lock().report.unfinished = block_on(count_unfinished(repository.backend().as_ref()))?;
+    verifier.check_checkpoint();
     verifier.check_sealed_records();
     verifier.check_packs(listed);
     if verifier.is_stopped() {

@@ -1,25 +1,22 @@
 //! Checks packs: each table against the index, then, if asked, each frame and chunk.
 //!
-//! A pack is read front to back in runs of about 4 MiB. Threads take packs from one list.
+//! Threads take packs from one list; each reads ahead in its own.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backend::{ObjectMeta, StorageErrorKind};
+use crate::backend::ObjectMeta;
 use crate::blocking::block_on;
 use crate::error::{RepositoryError, Result};
 use crate::ids::LogNumber;
 use crate::limits::PACK_FRAMES_MAX;
-use crate::pack::{FrameInfo, PackContents, PackOpener, parse_pack_name, read_contents};
+use crate::pack::{FrameInfo, FrameRuns, PackContents, PackOpener, parse_pack_name, read_contents};
 use crate::verify::plan::{Plan, Reading};
 use crate::verify::proof::Proofs;
 use crate::verify::span::ListedPack;
 use crate::verify::{Data, Phase, Verifier};
-
-/// Bytes that one read of a pack asks for.
-const RUN_BYTES: u64 = 4 << 20;
 
 impl Verifier<'_> {
     /// Checks the listed packs, and that every pack which the index names is among them.
@@ -155,35 +152,26 @@ impl Verifier<'_> {
                 return Reading::Hurt;
             }
         };
-        let mut frames = &contents.frames[..];
+        let frames: Vec<&FrameInfo> = contents.frames.iter().collect();
         let (mut marked, mut hurt) = (0, 0);
-        while let Some(first) = frames.first() {
+        for run in FrameRuns::new(self.repository.backend().as_ref(), name, &frames) {
             if self.is_stopped() {
                 return if hurt == 0 { Reading::None } else { Reading::Hurt };
             }
-            let end = |frame: &FrameInfo| frame.offset + u64::from(frame.sealed_bytes);
-            let count = frames.iter().take_while(|frame| end(frame) - first.offset <= RUN_BYTES).count().max(1);
-            let (run, rest) = frames.split_at(count);
-            frames = rest;
-            let range = first.offset..run.last().map_or(first.offset, end);
-            let bytes = self.read_run(name, range.clone());
-            for frame in run {
+            for frame in run.frames {
                 if self.known_hurt.contains(&contents.id, frame.number) {
                     self.found.lock().report.frames_marked += 1;
                     marked += 1;
                     continue;
                 }
-                let checked = bytes.as_ref().map_err(Clone::clone).and_then(|bytes| {
-                    let from = (frame.offset - range.start) as usize;
-                    self.check_frame(opener.as_ref(), frame, bytes.slice(from..from + frame.sealed_bytes as usize))
-                });
+                let checked = run.sealed(frame).and_then(|sealed| self.check_frame(opener.as_ref(), frame, sealed));
                 if let Err(error) = checked {
                     self.error(&format!("{name} frame {}", frame.number), error.reason());
                     self.hurt_frame(contents.id, frame.number);
                     hurt += 1;
                 }
             }
-            self.bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
+            self.bytes.fetch_add(run.span_bytes(), Ordering::Relaxed);
         }
         match (hurt, marked, opener) {
             (0, 0, Some(_)) => Reading::Proven,
@@ -193,24 +181,15 @@ impl Verifier<'_> {
         }
     }
 
-    /// Reads a run again if the error says that this may help.
-    fn read_run(&self, name: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
-        let read = || block_on(self.repository.backend().get_range(name, range.clone()));
-        match read() {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if error.kind == StorageErrorKind::Other => read().map_err(RepositoryError::Storage),
-            Err(error) => Err(RepositoryError::Storage(error)),
-        }
-    }
-
     fn check_frame(&self, opener: Option<&PackOpener>, frame: &FrameInfo, sealed: Bytes) -> Result<()> {
-        if *blake3::hash(&sealed).as_bytes() != frame.blake3 {
-            return Err(RepositoryError::corrupt("frame", "its bytes are not those that were stored"));
-        }
         let Some(opener) = opener else {
+            if *blake3::hash(&sealed).as_bytes() != frame.blake3 {
+                return Err(RepositoryError::corrupt("frame", "its bytes are not those that were stored"));
+            }
             self.found.lock().report.frames_unopened += 1;
             return Ok(());
         };
+        // The seal and the chunks' ids say all that the hash of the sealed bytes could, and more.
         let plain = opener.open_frame_bytes(frame.number, sealed)?;
         let mut at = 0usize;
         for (id, bytes) in &frame.chunks {

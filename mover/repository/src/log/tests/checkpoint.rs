@@ -199,3 +199,25 @@ fn a_repository_with_100_000_outcomes_opens_in_a_bounded_number_of_requests() {
     assert_eq!(faulty.count(Operation::List, ""), 0, "a listing of such a log is long");
     assert_eq!(register(&counted).number(), LogNumber(OUTCOMES + 1));
 }
+
+#[test]
+fn verify_tells_of_a_checkpoint_that_is_damaged_or_gone() {
+    use crate::backend::Backend;
+    use crate::verify::{VerifyOptions, verify};
+    let bench = Bench::new();
+    bench.backup(&[("a", vec![7; 1000])]);
+    let name = sum_name(sum_up(&bench.repository, LogNumber::default()), 0);
+    let check = || verify(&bench.repository, &VerifyOptions::default(), &|_| {}).unwrap();
+    assert!(check().is_clean());
+    let whole = bench.store.snapshot()[&name].clone();
+    let mut changed = whole.to_vec();
+    changed[100] ^= 1;
+    bench.store.overwrite(&name, changed);
+    let damaged = check();
+    assert_eq!((damaged.errors_total, damaged.points), (1, 1), "{:?}", damaged.errors);
+    assert_eq!(damaged.errors[0].object, name);
+    block_on(bench.store.delete(&name)).unwrap();
+    let gone = check();
+    assert_eq!((gone.errors_total, gone.points), (1, 1), "{:?}", gone.errors);
+    assert_eq!(gone.errors[0].object, name);
+}
