@@ -42,7 +42,7 @@ use hashbrown::HashSet;
 use copies::damaged_copies;
 pub(crate) use mark::Marker;
 pub use rekey::{RekeyOptions, RekeyReport, rekey};
-use repack::Repacker;
+use repack::repack;
 use sorted_ids::{IdSorter, SortedIds};
 use survey::{Place, Sources, Survey, scratch};
 
@@ -395,18 +395,11 @@ impl Pruner<'_> {
             live.extend(group.kept.filter(|kept| group.is_live && chosen.contains(&kept.pack)));
             Ok(())
         })?;
-        let mut repacker = Repacker::new(self.repository, writer)?;
-        let mut copied = Vec::new();
-        for at in std::mem::take(&mut plan.half_dead) {
-            let info = &plan.sources.packs[at];
-            match repacker.copy(info, &live, at as u32) {
-                Ok(()) => copied.push(at),
-                Err(error @ RepositoryError::Storage(_)) => return Err(error),
-                Err(error) => self.report.damaged.push((info.object_name(), error.reason())),
-            }
-        }
-        plan.half_dead = copied;
-        (self.report.written.packs, self.report.written.bytes) = repacker.finish()?;
+        let done = repack(self.repository, writer, &plan.sources.packs, &plan.half_dead, &live)?;
+        let name = |at: usize| plan.sources.packs[at].object_name();
+        self.report.damaged.extend(done.damaged.into_iter().map(|(at, error)| (name(at), error.reason())));
+        self.report.written = Packs { packs: done.packs, bytes: done.bytes };
+        plan.half_dead = done.copied;
         Ok(())
     }
 

@@ -3,10 +3,11 @@
 //! A frame that is wholly live is sealed anew as it was compressed; of another one the live chunks are hashed
 //! again and make new frames in their order. A chunk with other bytes than its id, or a frame that does not
 //! open, ends the repack of its pack: it stays where it is, and the damage is told. What was copied is durable,
-//! and named in an index segment, before anybody learns of it. Memory: a few runs of frames, read
-//! or to be written. Blocks.
+//! and named in an index segment, before anybody learns of it. Memory of each
+//! core: a few runs of frames, read or to be written, and an index segment. Blocks.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hashbrown::HashSet;
@@ -27,8 +28,77 @@ const SEGMENT_BYTES_TARGET: usize = 16 << 20;
 /// Writes that are under way while frames are read and sealed; each is a frame, or the end of a pack, which syncs.
 const WRITES_IN_FLIGHT: usize = 8;
 
-/// Writes the new packs of one prune.
-pub(super) struct Repacker<'a> {
+/// zstd level of frames that are made anew, within what the repository allows: each level more costs a third of the speed
+/// and more, and saves some percent of what little is framed anew.
+const LEVEL: u8 = 3;
+/// Bytes, as stored, for which another core is worth the half-empty packs that it ends with.
+const BYTES_A_CORE: u64 = if cfg!(test) { 4 << 10 } else { 256 << 20 };
+
+/// What came of copying packs.
+#[derive(Default)]
+pub(super) struct Repacked {
+    /// Those of which all that is live was copied, ascending.
+    pub(super) copied: Vec<usize>,
+    /// Those that stay since something of them is not as it was stored: which, and what.
+    pub(super) damaged: Vec<(usize, RepositoryError)>,
+    /// Packs written.
+    pub(super) packs: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+}
+
+/// Copies the live chunks of `chosen` packs into new ones of `writer`, on all cores if they are many. `live` are the
+/// places that are wanted. All is durable, by name and in the index, when this returns.
+///
+/// # Errors
+/// Storage errors.
+pub(super) fn repack(
+    repository: &Repository,
+    writer: LogNumber,
+    packs: &[PackInfo],
+    chosen: &[usize],
+    live: &HashSet<Place>,
+) -> Result<Repacked> {
+    let bytes: u64 = chosen.iter().map(|at| packs[*at].bytes).sum();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(1 + usize::try_from(bytes / BYTES_A_CORE).unwrap_or(usize::MAX));
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Repacked> {
+        let mut repacker = Repacker::new(repository, writer)?;
+        let mut done = Repacked::default();
+        while let Some(&at) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match repacker.copy(&packs[at], live, at as u32) {
+                Ok(()) => done.copied.push(at),
+                Err(error @ RepositoryError::Storage(_)) => {
+                    next.store(chosen.len(), Ordering::Relaxed);
+                    return Err(error);
+                }
+                Err(error) => done.damaged.push((at, error)),
+            }
+        }
+        (done.packs, done.bytes) = repacker.finish()?;
+        Ok(done)
+    };
+    let mut sum = Repacked::default();
+    let parts: Vec<Result<Repacked>> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others.into_iter().map(|other| other.join().expect("a repacker does not panic")).chain([own]).collect()
+    });
+    for part in parts {
+        let part = part?;
+        sum.copied.extend(part.copied);
+        sum.damaged.extend(part.damaged);
+        sum.packs += part.packs;
+        sum.bytes += part.bytes;
+    }
+    sum.copied.sort_unstable();
+    sum.damaged.sort_unstable_by_key(|(at, _)| *at);
+    Ok(sum)
+}
+
+/// Writes new packs on one core.
+struct Repacker<'a> {
     repository: &'a Repository,
     writer: LogNumber,
     zstd: Compressor<'static>,
@@ -51,9 +121,9 @@ struct OpenPack {
 }
 
 impl<'a> Repacker<'a> {
-    pub(super) fn new(repository: &'a Repository, writer: LogNumber) -> Result<Self> {
-        let level = i32::from(repository.config().compression.level_max);
-        let zstd = Compressor::new(level)
+    fn new(repository: &'a Repository, writer: LogNumber) -> Result<Self> {
+        let levels = repository.config().compression;
+        let zstd = Compressor::new(LEVEL.clamp(levels.level_min, levels.level_max).into())
             .map_err(|error| RepositoryError::LimitExceeded { what: format!("memory for zstd: {error}") })?;
         let index = SegmentBuilder::new(repository);
         let writes = VecDeque::new();
@@ -65,7 +135,7 @@ impl<'a> Repacker<'a> {
     /// # Errors
     /// [`RepositoryError::Corrupt`] if something of it is not as it was stored: the pack must stay. Storage
     /// errors.
-    pub(super) fn copy(&mut self, info: &PackInfo, live: &HashSet<Place>, pack: u32) -> Result<()> {
+    fn copy(&mut self, info: &PackInfo, live: &HashSet<Place>, pack: u32) -> Result<()> {
         let contents = block_on(read_contents(self.repository, &info.object_name()))?;
         let opener = PackOpener::new(self.repository.secrets(), info)?;
         let live_in = |frame: &FrameInfo| -> Vec<bool> {
@@ -207,7 +277,7 @@ impl<'a> Repacker<'a> {
     }
 
     /// Makes all of it durable, by name and in the index. Gives packs and bytes written.
-    pub(super) fn finish(mut self) -> Result<(u64, u64)> {
+    fn finish(mut self) -> Result<(u64, u64)> {
         self.close_pack(PackClass::Data)?;
         self.close_pack(PackClass::Structure)?;
         self.write_segment()?;
