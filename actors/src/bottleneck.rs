@@ -2,8 +2,9 @@
 //!
 //! The model: a job of wall time W on N cores uses C seconds of CPU. Cores were busy for u = C ÷ (N·W) of the time; that
 //! part shrinks with every core that is added and grows with everything that is slowed down, the rest (waiting for
-//! devices, opening, committing) stays. It knows nothing of caches and of memory that is shared; `mover-bench whatif`
-//! compares what it foretells with what then happens.
+//! devices, opening, committing) stays. It knows nothing of caches and of memory that is shared, nor of waits that
+//! busy cores hide: what another core gains is an upper bound. `mover-bench whatif` compares what it foretells with what
+//! then happens.
 //!
 //! An actor's own clock runs on while its thread waits for a core: together, actors are not charged with more than
 //! their shards really had. Must never be used to decide anything.

@@ -70,7 +70,7 @@ impl Lab<'_> {
         self.place.join(format!("{name}-{}", self.next))
     }
 
-    /// One run on `cores` cores; what it wrote is removed.
+    /// One run on `cores` cores; the room that it took is freed.
     fn run(&mut self, job: Job, slowed: Option<&str>, cores: usize) -> Result<Value> {
         let mut more: Vec<OsString> = vec!["--shards".into(), cores.to_string().into()];
         if let Some(stage) = slowed {
@@ -90,7 +90,7 @@ impl Lab<'_> {
             }
         };
         let outcome = outcome?;
-        during("remove what a run wrote", std::fs::remove_dir_all(&place))?;
+        during("put away what a run wrote", files::retire(&place, self.place))?;
         Ok(outcome.summary["bottleneck"].clone())
     }
 

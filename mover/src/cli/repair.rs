@@ -79,7 +79,14 @@ fn packs(session: &Session) -> Result<Exit> {
     let heartbeat = Heartbeat::start(&registration, SIGN_OF_LIFE_EVERY);
     let report = verify::check(session, &opened, &verify::options(session, Data::All));
     drop(heartbeat);
-    let report = report?;
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            // Whether or not this can be said: why the repair failed is what counts.
+            let _ = block_on(registration.commit(Outcome::Ended { reason: "the repair failed".to_owned() }));
+            return Err(error);
+        }
+    };
     let marked = report.hurt_frames.len();
     let outcome = match marked {
         0 => Outcome::Ended { reason: "no frame is damaged".to_owned() },
