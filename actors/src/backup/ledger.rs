@@ -32,8 +32,9 @@ const SEGMENT_STORED_BYTES: u64 = 512 << 20;
 /// builder and in the sealed segment.
 const CHUNK_MEMORY_BYTES: usize = 224;
 /// Packs that are closed and not yet synced, in bytes: so much at first, and this part of what is durable later.
-const UNSYNCED_BYTES_FIRST: usize = 28 << 20;
-const UNSYNCED_SHARE_OF_DURABLE: u64 = 24;
+/// With the open packs, a 32nd of what is stored, that stays below a tenth from half a GiB on.
+const UNSYNCED_BYTES_FIRST: usize = 12 << 20;
+const UNSYNCED_SHARE_OF_DURABLE: u64 = 32;
 /// Time after which a segment is written, if there is anything to name.
 const SEGMENT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -88,7 +89,7 @@ impl Ledger {
     /// Room for a pack of `bytes` bytes among those that wait to be synced. Whoever waits here holds back its shard.
     pub async fn unsynced(&self, bytes: u64) -> Permit {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        self.unsynced.acquire(bytes.min(UNSYNCED_BYTES_FIRST)).await
+        self.unsynced.acquire(bytes.min(self.unsynced.common_bytes())).await
     }
 
     /// Takes note of a pack whose bytes are durable.
