@@ -4,12 +4,17 @@
 //! costs each run. And `points` and `forget` of the released binary on 10,000 recovery points, in CPU seconds: with the
 //! log summed up in a checkpoint, and read record by record.
 
+#[allow(dead_code, reason = "one function of it is called here")]
+#[path = "../src/clock.rs"]
+mod clock;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clock::children_seconds;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use futures_lite::future::block_on;
 use mover_repository::backend::{LocalBackend, MemoryBackend};
@@ -136,7 +141,7 @@ fn many_points(place: &Path) -> PathBuf {
 /// CPU of one run of the binary.
 fn mover(place: &Path, key: &Path, arguments: &[&str]) -> Duration {
     let program = std::env::var_os("MOVER").map_or_else(|| PathBuf::from("../target/release/mover"), PathBuf::from);
-    let before = children_cpu();
+    let before = children_seconds();
     let output = Command::new(program)
         .args(arguments)
         .arg("-r")
@@ -146,19 +151,7 @@ fn mover(place: &Path, key: &Path, arguments: &[&str]) -> Duration {
         .output()
         .expect("the released binary: cargo build --release -p mover");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    children_cpu() - before
-}
-
-/// CPU of all children that have ended.
-fn children_cpu() -> Duration {
-    // SAFETY: `rusage` is plain data for which all zero bytes are valid, and the call only fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
-        usage
-    };
-    let micros = |time: libc::timeval| Duration::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64);
-    micros(usage.ru_utime) + micros(usage.ru_stime)
+    Duration::from_secs_f64(children_seconds() - before)
 }
 
 fn points(criterion: &mut Criterion) {

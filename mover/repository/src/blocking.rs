@@ -1,5 +1,5 @@
-//! Waits for a future on a thread of its own. Storage futures need no reactor, so a parked thread
-//! is all it takes. Must never run on an executor thread.
+//! Work that blocks: waits for a future on a thread of its own, and shares work among some threads. Storage futures need
+//! no reactor, so a parked thread is all it takes. Must never run on an executor thread.
 
 use std::future::Future;
 use std::pin::pin;
@@ -26,4 +26,17 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
             Poll::Pending => std::thread::park(),
         }
     }
+}
+
+/// Runs `work` on `threads` threads, this one among them, and gives what each came to. What is to be done they take from
+/// one list.
+///
+/// # Panics
+/// If one of them does.
+pub(crate) fn side_by_side<T: Send>(threads: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let own = work();
+        others.into_iter().map(|other| other.join().expect("work does not panic")).chain([own]).collect()
+    })
 }

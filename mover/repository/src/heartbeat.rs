@@ -1,14 +1,18 @@
 //! Signs of life of a run, from a thread of its own: without them a long backup would look like a dead one to
 //! whoever wants to delete what it may rely on. Advice alone: a sign that cannot be left is logged.
 
+use std::fmt::Display;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
 use crate::blocking::block_on;
+use crate::error::RepositoryError;
 use crate::ids::UnixNanos;
-use crate::log::Registration;
+use crate::limits::REASON_BYTES_MAX;
+use crate::log::{OpenRecord, Outcome, Registration};
+use crate::repository::Repository;
 
 /// How often a sign is due.
 pub const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(300);
@@ -38,6 +42,35 @@ impl Heartbeat {
         };
         let thread = std::thread::Builder::new().name("mover-alive".into()).spawn(beat);
         Self { stop: Some(stop), thread: Some(thread.expect("the system starts a thread")) }
+    }
+}
+
+/// Registers, does `work` while signs of life are left, and makes its outcome that of the registration; a failure too is
+/// one. Blocks.
+///
+/// # Errors
+/// Those of `work`; of registering, and of committing.
+pub fn registered<T, E: From<RepositoryError> + Display>(
+    repository: &Repository,
+    who: &OpenRecord,
+    work: impl FnOnce(&Registration) -> Result<(T, Outcome), E>,
+) -> Result<T, E> {
+    let registration = block_on(repository.register(who.clone()))?;
+    let heartbeat = Heartbeat::start(&registration, SIGN_OF_LIFE_EVERY);
+    let worked = work(&registration);
+    drop(heartbeat);
+    match worked {
+        Ok((done, outcome)) => {
+            block_on(registration.commit(outcome))?;
+            Ok(done)
+        }
+        Err(error) => {
+            let mut reason = error.to_string();
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            // The cause is what the caller has to hear, not that it could not be recorded.
+            let _ = block_on(registration.commit(Outcome::Ended { reason }));
+            Err(error)
+        }
     }
 }
 

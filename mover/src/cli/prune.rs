@@ -22,6 +22,7 @@ pub fn run(session: &Session, args: &PruneArgs) -> Result<Exit> {
         fence_after: args.fence_after.0,
         wait: args.wait.0,
         memory_bytes: usize::try_from(session.resolved.memory_bytes).unwrap_or(usize::MAX),
+        threads: session.resolved.shards,
         scratch: std::env::temp_dir(),
     };
     let report = prune(&opened, &repository::open_record(Role::Admin, "")?, &options)?;

@@ -17,6 +17,7 @@ pub fn run(session: &Session, args: &RekeyArgs) -> Result<Exit> {
     let options = RekeyOptions {
         move_bytes_max: args.budget.map_or(u64::MAX, |budget| budget.0),
         memory_bytes: usize::try_from(session.resolved.memory_bytes).unwrap_or(usize::MAX),
+        threads: session.resolved.shards,
         scratch: std::env::temp_dir(),
     };
     let report = rekey(&opened, &repository::open_record(Role::Admin, "")?, &options)?;

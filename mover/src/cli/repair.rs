@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures_lite::future::block_on;
-use mover_repository::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
+use mover_repository::heartbeat::registered;
 use mover_repository::log::{Outcome, Role};
 use mover_repository::repair::repair_index;
 use mover_repository::verify::Data;
@@ -75,24 +74,16 @@ fn packs(session: &Session) -> Result<Exit> {
         return Err(CliError::usage("this key may only add to the repository", "use a key that can read"));
     }
     let started = Instant::now();
-    let registration = block_on(opened.register(repository::open_record(Role::Admin, "")?))?;
-    let heartbeat = Heartbeat::start(&registration, SIGN_OF_LIFE_EVERY);
-    let report = verify::check(session, &opened, &verify::options(session, Data::All));
-    drop(heartbeat);
-    let report = match report {
-        Ok(report) => report,
-        Err(error) => {
-            // Whether or not this can be said: why the repair failed is what counts.
-            let _ = block_on(registration.commit(Outcome::Ended { reason: "the repair failed".to_owned() }));
-            return Err(error);
-        }
-    };
+    let who = repository::open_record(Role::Admin, "")?;
+    let report = registered(&opened, &who, |_| -> Result<_> {
+        let report = verify::check(session, &opened, &verify::options(session, Data::All))?;
+        let outcome = match report.hurt_frames.len() {
+            0 => Outcome::Ended { reason: "no frame is damaged".to_owned() },
+            _ => Outcome::Damage { frames: report.hurt_frames.clone() },
+        };
+        Ok((report, outcome))
+    })?;
     let marked = report.hurt_frames.len();
-    let outcome = match marked {
-        0 => Outcome::Ended { reason: "no frame is damaged".to_owned() },
-        _ => Outcome::Damage { frames: report.hurt_frames.clone() },
-    };
-    block_on(registration.commit(outcome))?;
     session.output.object("marked", json!({ "frames": marked }))?;
     if marked > 0 {
         session.output.say(&format!(

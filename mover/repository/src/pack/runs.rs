@@ -116,3 +116,75 @@ impl<'f, F: Framed> Iterator for FrameRuns<'f, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::faulty::{Effect, Fault, Operation};
+    use crate::backend::{FaultyBackend, MemoryBackend};
+
+    /// What lies anywhere in an object.
+    struct Piece(Range<u64>);
+
+    impl Framed for Piece {
+        fn span(&self) -> Range<u64> {
+            self.0.clone()
+        }
+    }
+
+    fn content() -> Vec<u8> {
+        (0..1_000_000u32).map(|at| (at / 7) as u8).collect()
+    }
+
+    fn store() -> FaultyBackend {
+        let backend = FaultyBackend::new(Arc::new(MemoryBackend::new()));
+        block_on(backend.create("packs/x", content().into())).unwrap();
+        backend
+    }
+
+    /// How many pieces each run has; all that can be read are right, and the positions of those that cannot.
+    fn read(backend: &FaultyBackend, pieces: &[Piece]) -> (Vec<usize>, Vec<u64>) {
+        let (mut sizes, mut unread) = (Vec::new(), Vec::new());
+        for run in FrameRuns::new(backend, "packs/x", pieces) {
+            sizes.push(run.frames.len());
+            for piece in run.frames {
+                match run.sealed(piece) {
+                    Ok(bytes) => assert!(bytes == content()[piece.0.start as usize..piece.0.end as usize]),
+                    Err(_) => unread.push(piece.0.start),
+                }
+            }
+        }
+        (sizes, unread)
+    }
+
+    #[test]
+    fn near_frames_are_read_together_and_far_ones_apart() {
+        let backend = store();
+        let pieces = [0..100_000, 100_000..200_000, 300_000..400_000, 900_000..1_000_000].map(Piece);
+        assert_eq!(read(&backend, &pieces), (vec![3, 1], vec![]));
+        assert_eq!(backend.count(Operation::GetRange, ""), 2);
+    }
+
+    #[test]
+    fn places_that_overlap_or_go_back_are_read_one_by_one() {
+        let backend = store();
+        let pieces = [500_000..600_000, 550_000..650_000, 0..10].map(Piece);
+        assert_eq!(read(&backend, &pieces), (vec![1, 1, 1], vec![]));
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_read_costs_only_the_frames_that_cannot() {
+        let backend = store();
+        // The run, and its second try.
+        backend.plan(Fault::at(Operation::GetRange, 1, Effect::Io));
+        backend.plan(Fault::at(Operation::GetRange, 2, Effect::Io));
+        let pieces = [0..100, 100..200, 200..300].map(Piece);
+        assert_eq!(read(&backend, &pieces), (vec![1, 1, 1], vec![]));
+        assert_eq!(backend.count(Operation::GetRange, ""), 5);
+        // An object that is cut short: what lies before its end is read.
+        let beyond = [999_800..999_900, 999_900..1_000_000, 1_000_000..1_000_100].map(Piece);
+        assert_eq!(read(&store(), &beyond), (vec![1, 1, 1], vec![1_000_000]));
+    }
+}

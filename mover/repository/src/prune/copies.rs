@@ -2,9 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
 use super::survey::{Place, Sources};
+use crate::blocking::side_by_side;
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::pack::{FrameRuns, Framed, PackOpener};
@@ -23,7 +22,7 @@ impl Framed for FrameCopies<'_> {
 }
 
 /// Those that are not what they should be, and why: one of each frame, in the order of places. Memory: a few runs of
-/// frames a core. Blocks.
+/// frames a thread. Blocks.
 ///
 /// # Errors
 /// What says nothing about the copies: storage errors.
@@ -31,31 +30,22 @@ pub(super) fn damaged_copies(
     repository: &Repository,
     sources: &Sources,
     mut copies: Vec<Copy>,
+    threads: usize,
 ) -> Result<Vec<(Place, RepositoryError)>> {
     copies.sort_unstable();
     let packs: Vec<&[Copy]> = copies.chunk_by(|(a, _), (b, _)| a.pack == b.pack).collect();
-    let (next, damaged, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(None));
-    let work = || {
-        while failed.lock().is_none()
-            && let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed))
-        {
-            match damaged_in_pack(repository, sources, pack) {
-                Ok(found) => damaged.lock().extend(found),
-                Err(error) => _ = failed.lock().get_or_insert(error),
-            }
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(Place, RepositoryError)>> {
+        let mut damaged = Vec::new();
+        while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Who fails ends it for all.
+            let found = damaged_in_pack(repository, sources, pack);
+            damaged.extend(found.inspect_err(|_| next.store(packs.len(), Ordering::Relaxed))?);
         }
+        Ok(damaged)
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 1..cores.min(packs.len()) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    if let Some(error) = failed.into_inner() {
-        return Err(error);
-    }
-    let mut damaged = damaged.into_inner();
+    let found = side_by_side(threads.min(packs.len()), work);
+    let mut damaged = found.into_iter().collect::<Result<Vec<_>>>()?.concat();
     damaged.sort_unstable_by_key(|(place, _)| *place);
     Ok(damaged)
 }

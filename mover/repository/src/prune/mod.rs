@@ -51,7 +51,7 @@ use crate::backend::delete_if_there;
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
-use crate::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
+use crate::heartbeat::registered;
 use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
 use crate::index::{Index, compact, delete_segments, replace_segments, replaced_segments};
 use crate::io::in_parallel;
@@ -83,6 +83,8 @@ pub struct PruneOptions {
     pub wait: Duration,
     /// Memory in bytes, for index, ids and pages.
     pub memory_bytes: usize,
+    /// Threads that read, check and copy packs.
+    pub threads: usize,
     /// Directory for temporary files.
     pub scratch: PathBuf,
 }
@@ -209,28 +211,6 @@ impl Plan {
             writer: info.writer,
             bytes: info.bytes,
             bytes_live: self.survey.tallies[at].live,
-        }
-    }
-}
-
-/// Registers, does `work`, and makes its outcome that of the registration; a failure too is one.
-fn registered<T>(
-    repository: &Repository,
-    who: &OpenRecord,
-    work: impl FnOnce(&Registration) -> Result<(T, Outcome)>,
-) -> Result<T> {
-    let registration = block_on(repository.register(who.clone()))?;
-    let heartbeat = Heartbeat::start(&registration, SIGN_OF_LIFE_EVERY);
-    let worked = work(&registration);
-    drop(heartbeat);
-    match worked {
-        Ok((done, outcome)) => block_on(registration.commit(outcome)).map(|()| done),
-        Err(error) => {
-            let mut reason = error.to_string();
-            reason.truncate(reason.floor_char_boundary(crate::limits::REASON_BYTES_MAX));
-            // The cause is what the caller has to hear, not that it could not be recorded.
-            let _ = block_on(registration.commit(Outcome::Ended { reason }));
-            Err(error)
         }
     }
 }
@@ -395,7 +375,7 @@ impl Pruner<'_> {
             live.extend(group.kept.filter(|kept| group.is_live && chosen.contains(&kept.pack)));
             Ok(())
         })?;
-        let done = repack(self.repository, writer, &plan.sources.packs, &plan.half_dead, &live)?;
+        let done = repack(self.repository, writer, &plan.sources.packs, &plan.half_dead, &live, self.options.threads)?;
         let name = |at: usize| plan.sources.packs[at].object_name();
         self.report.damaged.extend(done.damaged.into_iter().map(|(at, error)| (name(at), error.reason())));
         self.report.written = Packs { packs: done.packs, bytes: done.bytes };
@@ -475,7 +455,7 @@ impl Pruner<'_> {
     /// Reads copies of chunks, each frame once, and tells and gives the frames that are not what they should be.
     fn damaged_frames(&mut self, sources: &Sources, copies: Vec<(Place, ChunkId)>) -> Result<HashSet<(PackId, u32)>> {
         let mut found = HashSet::new();
-        for (place, error) in damaged_copies(self.repository, sources, copies)? {
+        for (place, error) in damaged_copies(self.repository, sources, copies, self.options.threads)? {
             if found.insert(sources.frame(&place)) {
                 self.report.damaged.push((sources.packs[place.pack as usize].object_name(), error.reason()));
             }
@@ -539,7 +519,7 @@ impl Pruner<'_> {
         }
         let is_through = !self.report.is_partial && self.report.waits_for.is_empty();
         let forgotten_before = if is_through { c } else { LogNumber::default() };
-        let (history, summed_up) = registered(self.repository, who, |registration| {
+        let (history, summed_up) = registered(self.repository, who, |registration| -> Result<_> {
             let history = registration.history();
             let too_large = || Outcome::Ended { reason: "the log is too large for a checkpoint".into() };
             let (summed_up, outcome) = match block_on(write_checkpoint(registration, forgotten_before))? {

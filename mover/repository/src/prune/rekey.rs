@@ -21,6 +21,8 @@ pub struct RekeyOptions {
     pub move_bytes_max: u64,
     /// Memory in bytes, for index, ids and pages.
     pub memory_bytes: usize,
+    /// Threads that read, check and copy packs.
+    pub threads: usize,
     /// Directory for temporary files.
     pub scratch: PathBuf,
 }
@@ -56,6 +58,7 @@ pub fn rekey(repository: &Repository, who: &OpenRecord, options: &RekeyOptions) 
         fence_after: Duration::MAX,
         wait: Duration::ZERO,
         memory_bytes: options.memory_bytes,
+        threads: options.threads,
         scratch: options.scratch.clone(),
     };
     let mut pruner = Pruner { repository, options: &prune_options, report: PruneReport::default() };

@@ -4,7 +4,7 @@
 //! again and make new frames in their order. A chunk with other bytes than its id, or a frame that does not
 //! open, ends the repack of its pack: it stays where it is, and the damage is told. What was copied is durable,
 //! and named in an index segment, before anybody learns of it. Memory of each
-//! core: a few runs of frames, read or to be written, and an index segment. Blocks.
+//! thread: a few runs of frames, read or to be written, and an index segment. Blocks.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use zstd::bulk::Compressor;
 
 use super::survey::Place;
 use crate::backend::{IoFuture, ObjectWriter};
-use crate::blocking::block_on;
+use crate::blocking::{block_on, side_by_side};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, LogNumber};
 use crate::index::SegmentBuilder;
@@ -31,8 +31,8 @@ const WRITES_IN_FLIGHT: usize = 8;
 /// zstd level of frames that are made anew, within what the repository allows: each level more costs a third of the speed
 /// and more, and saves some percent of what little is framed anew.
 const LEVEL: u8 = 3;
-/// Bytes, as stored, for which another core is worth the half-empty packs that it ends with.
-const BYTES_A_CORE: u64 = if cfg!(test) { 4 << 10 } else { 256 << 20 };
+/// Bytes, as stored, for which another thread is worth the half-empty packs that it ends with.
+const BYTES_A_THREAD: u64 = if cfg!(test) { 4 << 10 } else { 256 << 20 };
 
 /// What came of copying packs.
 #[derive(Default)]
@@ -47,7 +47,7 @@ pub(super) struct Repacked {
     pub(super) bytes: u64,
 }
 
-/// Copies the live chunks of `chosen` packs into new ones of `writer`, on all cores if they are many. `live` are the
+/// Copies the live chunks of `chosen` packs into new ones of `writer`, on all `threads` if they are many. `live` are the
 /// places that are wanted. All is durable, by name and in the index, when this returns.
 ///
 /// # Errors
@@ -58,10 +58,10 @@ pub(super) fn repack(
     packs: &[PackInfo],
     chosen: &[usize],
     live: &HashSet<Place>,
+    threads: usize,
 ) -> Result<Repacked> {
     let bytes: u64 = chosen.iter().map(|at| packs[*at].bytes).sum();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.min(1 + usize::try_from(bytes / BYTES_A_CORE).unwrap_or(usize::MAX));
+    let threads = threads.min(1 + usize::try_from(bytes / BYTES_A_THREAD).unwrap_or(usize::MAX));
     let next = AtomicUsize::new(0);
     let work = || -> Result<Repacked> {
         let mut repacker = Repacker::new(repository, writer)?;
@@ -80,12 +80,7 @@ pub(super) fn repack(
         Ok(done)
     };
     let mut sum = Repacked::default();
-    let parts: Vec<Result<Repacked>> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let own = work();
-        others.into_iter().map(|other| other.join().expect("a repacker does not panic")).chain([own]).collect()
-    });
-    for part in parts {
+    for part in side_by_side(threads, work) {
         let part = part?;
         sum.copied.extend(part.copied);
         sum.damaged.extend(part.damaged);
@@ -97,7 +92,7 @@ pub(super) fn repack(
     Ok(sum)
 }
 
-/// Writes new packs on one core.
+/// Writes new packs on one thread.
 struct Repacker<'a> {
     repository: &'a Repository,
     writer: LogNumber,

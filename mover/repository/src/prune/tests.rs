@@ -32,6 +32,7 @@ fn options() -> PruneOptions {
         fence_after: Duration::from_secs(86_400),
         wait: Duration::ZERO,
         memory_bytes: 16 << 20,
+        threads: 2,
         scratch: std::env::temp_dir(),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 
-use crate::blocking::block_on;
+use crate::blocking::{block_on, side_by_side};
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::log::{RecoveryPoint, SealedFileset};
@@ -54,12 +54,7 @@ impl Verifier<'_> {
                 self.report_progress(Phase::Manifests, done.fetch_add(1, Ordering::Relaxed) + 1, total);
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..self.options.threads.max(1) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        side_by_side(self.options.threads, work);
     }
 
     fn check_manifest(&self, place: &Place<'_>, whole: &Whole) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::backend::ObjectMeta;
-use crate::blocking::block_on;
+use crate::blocking::{block_on, side_by_side};
 use crate::error::{RepositoryError, Result};
 use crate::ids::LogNumber;
 use crate::limits::PACK_FRAMES_MAX;
@@ -61,12 +61,7 @@ impl Verifier<'_> {
                 self.report_progress(phase, done.fetch_add(1, Ordering::Relaxed) + 1, total);
             }
         };
-        std::thread::scope(|scope| {
-            for _ in 1..self.options.threads.max(1) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        side_by_side(self.options.threads, work);
     }
 
     /// What this run proved, for the log, and what is proven with it.

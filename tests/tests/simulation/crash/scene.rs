@@ -89,6 +89,7 @@ fn prune_options() -> PruneOptions {
         fence_after: Duration::from_secs(86_400),
         wait: Duration::ZERO,
         memory_bytes: 16 << 20,
+        threads: 2,
         scratch: std::env::temp_dir(),
     }
 }

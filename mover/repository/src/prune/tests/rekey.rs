@@ -5,7 +5,7 @@ use crate::prune::rekey::{RekeyOptions, RekeyReport, rekey};
 use crate::rotation::rotate_keys;
 
 fn rekeyed(bench: &Bench, move_bytes_max: u64) -> RekeyReport {
-    let options = RekeyOptions { move_bytes_max, memory_bytes: 16 << 20, scratch: std::env::temp_dir() };
+    let options = RekeyOptions { move_bytes_max, memory_bytes: 16 << 20, threads: 2, scratch: std::env::temp_dir() };
     rekey(&bench.repository, &who(), &options).unwrap()
 }
 
@@ -115,7 +115,7 @@ fn rekey_takes_packs_of_a_run_that_a_checkpoint_left_out() {
 fn rekey_needs_the_read_key_of_an_admin() {
     let bench = Bench::new();
     let client = bench.put_only_client().repository;
-    let options = RekeyOptions { move_bytes_max: 1, memory_bytes: 1 << 20, scratch: std::env::temp_dir() };
+    let options = RekeyOptions { move_bytes_max: 1, memory_bytes: 1 << 20, threads: 2, scratch: std::env::temp_dir() };
     assert!(matches!(rekey(&client, &who(), &options), Err(RepositoryError::NotSupported { .. })));
 }
 
@@ -130,7 +130,8 @@ fn rekey_that_fails_anywhere_loses_nothing_and_the_next_one_completes_it() {
         let credential = Credential::key_file(vec![7; 32]).unwrap();
         let opened = block_on(Repository::open(Arc::new(faulty.clone()), &credential)).unwrap();
         faulty.plan(Fault { operation: None, prefix: String::new(), nth, forever: true, effect: Effect::Io });
-        let options = RekeyOptions { move_bytes_max: u64::MAX, memory_bytes: 1 << 20, scratch: std::env::temp_dir() };
+        let options =
+            RekeyOptions { move_bytes_max: u64::MAX, memory_bytes: 1 << 20, threads: 2, scratch: std::env::temp_dir() };
         let is_done = rekey(&opened, &who(), &options).is_ok();
         assert_whole(&now, &[&kept]);
         rekeyed(&now, u64::MAX);
