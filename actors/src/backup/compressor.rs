@@ -266,10 +266,14 @@ impl<R: Runtime> Compressor<R> {
         Ok(self.next.send(part).await?)
     }
 
-    /// Packs grow with the run: a kill loses the open ones, and that must stay a small part of what is stored.
+    /// Packs grow with the run: a kill loses the open ones, and that must stay a small part of what is stored. Over a
+    /// network it is a small time, and requests are what counts.
     fn pack_bytes(&self) -> u64 {
-        let grown = (self.closed_bytes / PACK_SHARE_OF_STORED).clamp(PACK_BYTES_FIRST, PACK_BYTES_TARGET);
-        self.job.options.pack_bytes.unwrap_or(grown)
+        let fitting = || match self.job.repository.backend().link() {
+            Some(link) => link.pack_bytes,
+            None => (self.closed_bytes / PACK_SHARE_OF_STORED).clamp(PACK_BYTES_FIRST, PACK_BYTES_TARGET),
+        };
+        self.job.options.pack_bytes.unwrap_or_else(fitting)
     }
 }
 

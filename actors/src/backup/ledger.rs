@@ -7,7 +7,8 @@
 //! always before a fileset is sealed.
 //!
 //! A job that is killed must store at most a tenth again, however slow the syncs of its disk are. So the packs that
-//! wait for them share a budget, [`Ledger::unsynced`], which grows with what is durable.
+//! wait for them share a budget, [`Ledger::unsynced`], which grows with what is durable. Over a network it is what keeps
+//! the link busy, so that a kill costs some seconds of it.
 //!
 //! Shared by the uploaders of all shards; the lock is never held across a wait, and one flush runs
 //! at a time.
@@ -88,6 +89,12 @@ impl Ledger {
 
     /// Room for a pack of `bytes` bytes among those that wait to be synced. Whoever waits here holds back its shard.
     pub async fn unsynced(&self, bytes: u64) -> Permit {
+        if let Some(link) = self.repository.backend().link() {
+            // One at a time looks and grows.
+            let _state = self.state.lock();
+            let lacking = link.in_flight_bytes.saturating_sub(self.unsynced.common_bytes() as u64);
+            self.unsynced.grow(usize::try_from(lacking).unwrap_or_default());
+        }
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.unsynced.acquire(bytes.min(self.unsynced.common_bytes())).await
     }

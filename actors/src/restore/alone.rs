@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::progress::Progress;
 use crate::restore::decompressor::Decompressor;
 use crate::restore::downloader::{Downloader, DownloaderParts};
-use crate::restore::messages::{PlainFrame, ReadRange, RestoreFileset, SealedRange};
+use crate::restore::messages::{PlainFrame, ReadSpan, RestoreFileset, SealedRange};
 use crate::restore::pipeline::RestoreJob;
 use crate::restore::planner::{PlanLimits, Planner, PlannerParts};
 use crate::restore::report::Tally;
@@ -27,7 +27,7 @@ use crate::runtime::{
 /// A mailbox that is never full.
 const UNBOUNDED: usize = 1 << 40;
 /// Ranges that may wait for the downloader.
-const RANGES: usize = 1 << 20;
+const SPANS: usize = 1 << 20;
 /// Memory of a plan, and of everything that is read.
 const MEMORY_BYTES: usize = 4 << 30;
 /// As in a restore with the usual memory on two cores.
@@ -104,8 +104,8 @@ impl<R: Runtime> Alone<R> {
         Ok((planner, self.rt.now() - begun))
     }
 
-    async fn planner(&self, pieces: u64) -> Result<(TaskHandle, Vec<ReadRange>), Failure> {
-        let ranges: Injector<ReadRange> = Injector::new("ranges", RANGES);
+    async fn planner(&self, pieces: u64) -> Result<(TaskHandle, Vec<ReadSpan>), Failure> {
+        let spans: Injector<ReadSpan> = Injector::new("spans", SPANS);
         let limits = PlanLimits {
             plan_bytes: MEMORY_BYTES,
             content_bytes: MEMORY_BYTES as u64,
@@ -118,7 +118,7 @@ impl<R: Runtime> Alone<R> {
             chunks: self.chunks.clone(),
             index: self.index.clone(),
             site: self.site.clone(),
-            ranges: ranges.clone(),
+            spans: spans.clone(),
             stop: StopSignal::new(),
             limits,
             scratch: self.job.scratch.clone(),
@@ -129,18 +129,19 @@ impl<R: Runtime> Alone<R> {
         let planner = spawn_actor(&self.rt, Planner::new(self.rt.clone(), parts), orders, &self.site.kill, &stats);
         let (mut taken, mut places) = (Vec::new(), 0);
         while places < pieces {
-            let Some(range) = ranges.take(0).await else { break };
-            places += range.frames.iter().map(|frame| frame.places.len() as u64).sum::<u64>();
-            taken.push(range);
+            let Some(span) = spans.take(0).await else { break };
+            let frames = span.ranges.iter().flat_map(|range| &range.frames);
+            places += frames.map(|frame| frame.places.len() as u64).sum::<u64>();
+            taken.push(span);
         }
         self.site.kill.check()?;
         Ok((planner, taken))
     }
 
-    async fn downloader(&self, ranges: Vec<ReadRange>, keep: bool) -> Result<Vec<SealedRange>, Failure> {
-        let queue = Injector::new("ranges", ranges.len().max(1));
-        for range in ranges {
-            queue.push(range).await?;
+    async fn downloader(&self, spans: Vec<ReadSpan>, keep: bool) -> Result<Vec<SealedRange>, Failure> {
+        let queue = Injector::new("spans", spans.len().max(1));
+        for span in spans {
+            queue.push(span).await?;
         }
         queue.close();
         let (decompressor, sealed) = mailbox("decompressor", UNBOUNDED, UNBOUNDED);
@@ -148,7 +149,7 @@ impl<R: Runtime> Alone<R> {
             site: self.site.clone(),
             budget: Budget::new(MEMORY_BYTES),
             stop: StopSignal::new(),
-            ranges: queue,
+            spans: queue,
             decompressor,
             requests_max: REQUESTS_MAX,
         };

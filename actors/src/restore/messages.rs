@@ -1,10 +1,10 @@
 //! What travels between the actors of a restore, named as things, in the order of the data path:
 //!
 //! ```text
-//! planner ─ReadRange▶ downloader ─SealedRange▶ decompressor ─PlainFrame▶ writer
+//! planner ─ReadSpan▶ downloader ─SealedRange▶ decompressor ─PlainFrame▶ writer
 //! ```
 //!
-//! `ReadRange` crosses shards through the injector; everything after it stays on the shard that took it. A range
+//! `ReadSpan` crosses shards through the injector; everything after it stays on the shard that took it. A range
 //! holds the memory for all it turns into from the moment it is read, so nothing behind it ever waits for memory.
 
 use std::sync::Arc;
@@ -28,7 +28,20 @@ impl Weigh for RestoreFileset {
     }
 }
 
-/// One request to the repository: neighbouring frames of one pack.
+/// Ranges of one pack, in their order: of a far store one request gets all of them, of a disk each is a span.
+pub struct ReadSpan {
+    /// At least one.
+    pub ranges: Vec<ReadRange>,
+}
+
+impl Weigh for ReadSpan {
+    fn weight_bytes(&self) -> usize {
+        // The plan's own permit counts it; its content is not read yet.
+        0
+    }
+}
+
+/// Neighbouring frames of one pack that are read together.
 pub struct ReadRange {
     /// The pack.
     pub pack: Arc<PackInfo>,
@@ -42,13 +55,6 @@ pub struct ReadRange {
     pub frames: Vec<FrameRead>,
     /// Memory of the plan that the range is a part of.
     pub plan: Option<Arc<Permit>>,
-}
-
-impl Weigh for ReadRange {
-    fn weight_bytes(&self) -> usize {
-        // The plan's own permit counts it; its content is not read yet.
-        0
-    }
 }
 
 /// One frame of a range, and what its chunks are for.

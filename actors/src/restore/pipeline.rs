@@ -23,7 +23,7 @@ use crate::progress::{Phase, Progress};
 use crate::restore::compare::compare;
 use crate::restore::decompressor::Decompressor;
 use crate::restore::downloader::{Downloader, DownloaderParts};
-use crate::restore::messages::{ReadRange, RestoreFileset};
+use crate::restore::messages::{ReadSpan, RestoreFileset};
 use crate::restore::planned_file::Pending;
 use crate::restore::planner::{PlanLimits, Planner, PlannerParts};
 use crate::restore::report::{RestoreReport, Tally};
@@ -38,7 +38,7 @@ use crate::runtime::{
 use crate::scratch::{Scratch, default_scratch};
 
 /// Reads that wait for a free shard; their memory is the plan's.
-const RANGES_PER_SHARD: usize = 8;
+const SPANS_PER_SHARD: usize = 8;
 /// Requests in flight over all shards: enough to hide the round trip to a far store.
 const REQUESTS_MAX: usize = 32;
 /// Read ranges that wait to be opened on one shard. Their memory was granted before they were read.
@@ -281,11 +281,11 @@ async fn run_actors<R: Runtime>(
 ) -> Result<(), Failure> {
     let shards = rt.shards();
     let budget = Budget::new(shares.pipe_bytes);
-    let ranges: Injector<ReadRange> = Injector::new("ranges", RANGES_PER_SHARD * shards);
+    let spans: Injector<ReadSpan> = Injector::new("spans", SPANS_PER_SHARD * shards);
     let running = Pending::default();
     for shard in 0..shards {
         let (site, chunks, repository) = (site.clone(), chunks.clone(), job.repository.clone());
-        let (budget, ranges, stop, token) = (budget.clone(), ranges.clone(), stop.clone(), running.token());
+        let (budget, spans, stop, token) = (budget.clone(), spans.clone(), stop.clone(), running.token());
         let requests_max = REQUESTS_MAX.div_ceil(shards).max(2);
         rt.remote().spawn_on(shard, "restore shard", move |rt| {
             let kill = site.kill.clone();
@@ -296,7 +296,7 @@ async fn run_actors<R: Runtime>(
             let sink = spawn_actor(&rt, sink, frames, &kill, &stats("writer"));
             let opener = Decompressor::new(rt.clone(), repository, chunks, site.clone(), writer);
             let opener = spawn_actor(&rt, opener, sealed, &kill, &stats("decompressor"));
-            let parts = DownloaderParts { site: site.clone(), budget, stop, ranges, decompressor, requests_max };
+            let parts = DownloaderParts { site: site.clone(), budget, stop, spans, decompressor, requests_max };
             let reader = spawn_worker(&rt, Downloader::new(rt.clone(), parts), &kill, &stats("downloader"));
             supervise(kill, "restore shard", async move {
                 let _running = token;
@@ -319,7 +319,7 @@ async fn run_actors<R: Runtime>(
         chunks: chunks.clone(),
         index: index.clone(),
         site: site.clone(),
-        ranges,
+        spans,
         stop: stop.clone(),
         limits,
         scratch: job.scratch.clone(),

@@ -22,13 +22,13 @@ use crate::error::Failure;
 use crate::restore::closing::{Closing, ClosingList, MEMORY_BYTES_MAX};
 use crate::restore::fileset_run::{Carry, FilesetRun, Planned};
 use crate::restore::items::{Item, looks_restored, node_kind, target_meta};
-use crate::restore::messages::{ReadRange, RestoreFileset};
+use crate::restore::messages::{ReadSpan, RestoreFileset};
 use crate::restore::planned_file::{Lost, Pending, PlannedFile};
 use crate::restore::report::add;
 use crate::restore::selection::{Scope, parent_of, target_root};
 use crate::restore::site::{Site, target_failure};
 use crate::restore::target::{AttributeProblem, Overwrite, TargetError};
-use crate::restore::window::Window;
+use crate::restore::window::{Window, into_spans};
 use crate::runtime::{Actor, Budget, Injector, LocalBoxFuture, Pace, Permit, Runtime, StopSignal};
 use crate::scratch::Scratch;
 
@@ -67,7 +67,7 @@ pub struct PlannerParts {
     /// The target and the counts.
     pub site: Arc<Site>,
     /// Where reads go.
-    pub ranges: Injector<ReadRange>,
+    pub spans: Injector<ReadSpan>,
     /// Ends the restore early.
     pub stop: StopSignal,
     /// Sizes.
@@ -389,8 +389,9 @@ impl<R: Runtime> Planner<R> {
                 Err(error) => file.lose(Lost::Cause(format!("cannot {}: {}", error.operation, error.cause))),
             }
         }
-        for range in planned.ranges {
-            self.parts.ranges.push(range).await?;
+        let is_far = self.parts.site.backend.link().is_some();
+        for span in into_spans(planned.ranges, is_far) {
+            self.parts.spans.push(span).await?;
         }
         Ok(())
     }
@@ -437,7 +438,7 @@ impl<R: Runtime> Actor for Planner<R> {
     }
 
     async fn finish(&mut self) -> Result<(), Failure> {
-        self.parts.ranges.close();
+        self.parts.spans.close();
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use mover_repository::index::{Location, PackRef};
 use mover_repository::limits::FRAME_PLAIN_BYTES_TARGET;
 use mover_repository::pack::PackInfo;
 
-use crate::restore::messages::{FrameRead, Place, ReadRange};
+use crate::restore::messages::{FrameRead, Place, ReadRange, ReadSpan};
 use crate::restore::planned_file::PlannedFile;
 use crate::runtime::Permit;
 
@@ -20,6 +20,10 @@ use crate::runtime::Permit;
 pub const RANGE_BYTES_MAX: usize = 8 << 20;
 /// Bytes that are read and thrown away rather than paying for another request.
 pub const RANGE_GAP_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of one request to a far store, however many ranges they are: a whole pack.
+pub const SPAN_BYTES_MAX: u64 = 64 << 20;
+/// Bytes between two ranges that such a request gets along.
+pub const SPAN_GAP_BYTES_MAX: u64 = 1 << 20;
 /// Files up to this size that lie in one range are gathered and written at once.
 pub const WHOLE_FILE_BYTES_MAX: u64 = 2 << 20;
 
@@ -162,6 +166,26 @@ impl Window {
         }
         PlannedWindow { ranges, to_open: decide_manner(self.files) }
     }
+}
+
+/// Groups ranges for a store that is far (one request a pack) or near (one a range).
+pub fn into_spans(ranges: Vec<ReadRange>, is_far: bool) -> Vec<ReadSpan> {
+    let mut spans: Vec<ReadSpan> = Vec::new();
+    for range in ranges {
+        let joined = spans.last_mut().filter(|span| is_far && joins(span, &range));
+        match joined {
+            Some(span) => span.ranges.push(range),
+            None => spans.push(ReadSpan { ranges: vec![range] }),
+        }
+    }
+    spans
+}
+
+fn joins(span: &ReadSpan, next: &ReadRange) -> bool {
+    let (Some(first), Some(last)) = (span.ranges.first(), span.ranges.last()) else { return false };
+    let end = last.start + last.bytes as u64;
+    let is_near = next.start.checked_sub(end).is_some_and(|gap| gap <= SPAN_GAP_BYTES_MAX);
+    first.pack.id == next.pack.id && is_near && next.start + next.bytes as u64 - first.start <= SPAN_BYTES_MAX
 }
 
 /// Plain bytes that a frame is expected to have, of which this place is known.

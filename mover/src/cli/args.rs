@@ -32,7 +32,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Debug, Default)]
 pub struct GlobalArgs {
-    /// The repository: a directory
+    /// The repository: a directory, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX
     #[arg(short = 'r', long, global = true, value_name = "REPO", help_heading = "Global options")]
     pub repo: Option<String>,
     /// Read the password from the first line of this file
@@ -62,6 +62,9 @@ pub struct GlobalArgs {
     /// How often to print progress where there is no terminal
     #[arg(long, global = true, value_name = "DURATION", help_heading = "Global options")]
     pub progress_interval: Option<Period>,
+    /// How long to go on asking a store in the network that does not answer or is busy
+    #[arg(long, global = true, value_name = "DURATION", help_heading = "Global options")]
+    pub patience: Option<Period>,
 }
 
 /// The commands.
@@ -533,6 +536,7 @@ impl Cli {
             shards: self.global.shards,
             idle: self.global.idle.then_some(true),
             progress_interval: self.global.progress_interval,
+            patience: self.global.patience,
             ..Settings::default()
         };
         match &self.command {

@@ -59,7 +59,7 @@ fn check(name: &str, status: Status, detail: impl Into<String>, help: &str) -> C
 pub fn run(session: &Session) -> Result<Exit> {
     let mut checks = machine(session);
     if let Ok(place) = repository::place(session) {
-        checks.extend(store(place)?);
+        checks.extend(store(session, place)?);
     }
     report(session, &checks)
 }
@@ -79,8 +79,8 @@ fn machine(session: &Session) -> Vec<Check> {
 }
 
 /// Whether the place keeps every promise that a repository builds on. Works below a scratch prefix.
-fn store(place: &str) -> Result<Vec<Check>> {
-    let backend = match repository::backend(place, false) {
+fn store(session: &Session, place: &str) -> Result<Vec<Check>> {
+    let backend = match repository::backend(session, place, false) {
         Ok(backend) => backend,
         Err(error) => {
             return Ok(vec![check("place", Status::Fail, error.message, "name an existing directory with -r")]);

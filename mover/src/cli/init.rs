@@ -21,7 +21,7 @@ use crate::config::CredentialSource;
 /// Makes the repository.
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit> {
     let place = repository::place(session)?;
-    let backend = repository::backend(place, true)?;
+    let backend = repository::backend(session, place, true)?;
     // with a new key file and no other credential named, nobody is asked for a password
     let key_only = args.new_key_file.is_some() && session.resolved.credential == CredentialSource::Prompt;
     let named = match key_only {

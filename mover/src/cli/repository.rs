@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_lite::future::block_on;
 use mover_repository::RepositoryError;
-use mover_repository::backend::{Backend, LocalBackend, StorageErrorKind};
+use mover_repository::backend::remote::{RemoteOptions, RemotePlace};
+use mover_repository::backend::{Backend, LocalBackend, RemoteBackend, StorageErrorKind};
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
@@ -31,11 +32,18 @@ pub fn place(session: &Session) -> Result<&str> {
 ///
 /// # Errors
 /// A kind of place that this build does not know (exit 2), no directory (exit 10), storage errors.
-pub fn backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
+pub fn backend(session: &Session, place: &str, create: bool) -> Result<Arc<dyn Backend>> {
+    if RemotePlace::is_remote(place) {
+        return Ok(Arc::new(remote_backend(session, place)?));
+    }
+    local_backend(place, create)
+}
+
+fn local_backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
     if let Some(scheme) = scheme_of(place) {
         return Err(CliError::usage(
             format!("a repository at '{scheme}:' is not supported by this build: {place}"),
-            format!("name a directory; for one of that very name write ./{place}"),
+            format!("name a directory, s3://, gs:// or az://; for a directory of that very name write ./{place}"),
         ));
     }
     match LocalBackend::open(place, create) {
@@ -45,6 +53,18 @@ pub fn backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn remote_backend(session: &Session, place: &str) -> Result<RemoteBackend> {
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut options = RemoteOptions::new(environment.collect());
+    if let Some(patience) = session.resolved.settings.patience {
+        options.patience = patience.0;
+    }
+    let place =
+        RemotePlace::parse(place).map_err(|error| CliError::usage(error.to_string(), "see `mover help init`"))?;
+    Ok(RemoteBackend::open(&place, options)?)
 }
 
 /// The word before a colon that begins a place, such as `sftp:host` or `s3://bucket`: a kind of store, and
@@ -66,7 +86,7 @@ pub fn memory_directory() -> Option<PathBuf> {
 
 /// Opens the repository of the settings.
 pub fn open(session: &Session) -> Result<Repository> {
-    let backend = backend(place(session)?, false)?;
+    let backend = backend(session, place(session)?, false)?;
     // whether there is a repository at all is said before a person is asked for its password
     block_on(repository::probe(backend.as_ref()))?;
     let credential = secret::read(&session.resolved.credential, false, &session.output)?;
@@ -254,8 +274,8 @@ mod tests {
     /// `init -r sftp:foo` made a directory `sftp:foo` and said that all was well.
     #[test]
     fn a_kind_of_store_is_no_directory() {
-        for place in ["sftp:foo", "s3://bucket/prefix", "rest:http://host", "user@host:/srv", "cache://host:1"] {
-            let refused = backend(place, true).err().map(|error| (error.exit, error.help.unwrap_or_default()));
+        for place in ["sftp:foo", "rest:http://host", "user@host:/srv", "cache://host:1"] {
+            let refused = local_backend(place, true).err().map(|error| (error.exit, error.help.unwrap_or_default()));
             let (exit, help) = refused.expect(place);
             assert_eq!(exit, Exit::Usage, "{place}");
             assert!(help.contains(&format!("./{place}")), "{help}");

@@ -77,7 +77,7 @@ pub fn run(session: &Session, args: &TryArgs) -> Result<Exit> {
     let found = Estimate::start(vec![path.clone()]).wait();
     check_room(place.directory.path(), &found)?;
     let key = secret::key_credential(secret::create_key_file(&place.key)?)?;
-    let store = repository::backend(&place.repository.to_string_lossy(), true)?;
+    let store = repository::backend(session, &place.repository.to_string_lossy(), true)?;
     let repository = block_on(Repository::init(store, &key, InitOptions::default()))?;
     let trial = Trial { session, engine: Engine::start(session)?, repository, path, place, found };
     let exit = trial.run();

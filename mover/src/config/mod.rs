@@ -41,6 +41,9 @@ pub struct Settings {
     /// Time between two progress lines where there is no terminal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress_interval: Option<Period>,
+    /// How long a store in the network that does not answer is asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<Period>,
     /// `[backup]`
     pub backup: BackupSettings,
     /// `[restore]`

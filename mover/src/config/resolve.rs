@@ -157,6 +157,7 @@ fn defaults(shards: u32) -> Settings {
         shards: Some(shards),
         idle: Some(false),
         progress_interval: Some(Period(Duration::from_secs(5))),
+        patience: Some(Period(Duration::from_secs(15 * 60))),
         backup: BackupSettings {
             exclude_caches: Some(false),
             one_file_system: Some(false),

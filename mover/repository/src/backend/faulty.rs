@@ -3,7 +3,9 @@
 //! Faults match by operation and object prefix and strike at the n-th matching call. The wrapper
 //! adds no thread and no delay of its own; with no fault it behaves as what it wraps.
 
-use super::{Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, ready};
+use super::{
+    Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, ready,
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
@@ -274,6 +276,10 @@ impl Backend for FaultyBackend {
 
     fn barrier(&self) -> IoFuture<()> {
         self.call(Operation::Barrier, "", 0, || self.inner.barrier())
+    }
+
+    fn link(&self) -> Option<Link> {
+        self.inner.link()
     }
 
     fn delete(&self, name: &str) -> IoFuture<()> {

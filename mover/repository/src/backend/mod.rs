@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod faulty;
 pub mod local;
 pub mod memory;
+pub mod remote;
 
 use bytes::Bytes;
 use std::future::Future;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use faulty::FaultyBackend;
 pub use local::{LocalBackend, StorageCounters};
 pub use memory::MemoryBackend;
+pub use remote::RemoteBackend;
 
 /// Longest object name.
 pub const OBJECT_NAME_BYTES_MAX: usize = 512;
@@ -59,6 +61,8 @@ pub enum StorageErrorKind {
     ReadOnly,
     /// The store denies it.
     PermissionDenied,
+    /// A store in the network cannot be used as it was named: its certificate, its region, its bucket, the clock.
+    Refused,
     /// The object ends before the range does.
     Short,
     /// The object is larger than the caller's limit.
@@ -135,6 +139,10 @@ impl StorageError {
 
     /// One line for the user: what to do next.
     pub fn guidance(&self) -> Option<String> {
+        let cause = self.source.get_ref().and_then(|cause| cause.downcast_ref::<remote::RemoteCause>());
+        if let Some(help) = cause.and_then(|cause| cause.help) {
+            return Some(help.to_owned());
+        }
         let text = match self.kind {
             StorageErrorKind::Full => {
                 "free space in the repository's file system and run again; what was stored is kept"
@@ -182,6 +190,15 @@ pub enum Created {
     AlreadyExisted,
 }
 
+/// What the way to a store in a network asks for, as measured so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Bytes that a large object should have: few requests, each over within seconds.
+    pub pack_bytes: u64,
+    /// Bytes that should be on the way to the store at the same time, so that it is never idle.
+    pub in_flight_bytes: u64,
+}
+
 /// A place for write-once objects.
 pub trait Backend: Send + Sync + 'static {
     /// What a user would call this place: a path or a URL.
@@ -209,6 +226,17 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Resolves when every object whose `finish` resolved before this call is durable by name, and every delete too.
     fn barrier(&self) -> IoFuture<()>;
+
+    /// What suits the way to the store; nothing where there is none, as on a disk.
+    fn link(&self) -> Option<Link> {
+        None
+    }
+
+    /// Reads ranges of an object in their order, all within `span`, by one request; nothing where a request costs nothing,
+    /// as on a disk: then [`Backend::get_range`] serves each.
+    fn span(&self, _name: &str, _span: Range<u64>) -> Option<Box<dyn SpanReader>> {
+        None
+    }
 
     /// Says that an object which somebody else finished, perhaps without a barrier, is about to be
     /// relied on: the next barrier covers it too. Nothing to do where a name is durable once seen.
@@ -238,6 +266,12 @@ pub trait Backend: Send + Sync + 'static {
     fn remove_empty_directory(&self, _name: &str) -> IoFuture<()> {
         ready(Ok(()))
     }
+}
+
+/// Reads ranges of one object, by one request as long as they are asked for in order.
+pub trait SpanReader: Send {
+    /// Exactly the bytes of `range`, as [`Backend::get_range`]. One read at a time.
+    fn read(&mut self, range: Range<u64>) -> IoFuture<Bytes>;
 }
 
 /// Writes one large object. Dropped before `finish`, it leaves nothing behind.
