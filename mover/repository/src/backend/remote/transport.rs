@@ -193,7 +193,8 @@ impl Transport {
         let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         let mut prepared = reqwest::Request::new(parts.method, url);
         *prepared.headers_mut() = parts.headers;
-        if !body.is_empty() {
+        // `is_empty` of that body says the contrary of what it should for several pieces.
+        if body.content_length() > 0 {
             let pieces = Pieces { body, rest: Bytes::new(), wire: Arc::clone(&self.wire), moved: Arc::clone(moved) };
             *prepared.body_mut() = Some(reqwest::Body::wrap(pieces));
         }
