@@ -13,6 +13,7 @@ pub mod mounts;
 pub mod mover;
 pub mod nasty;
 pub mod random;
+pub mod s3;
 pub mod skip;
 pub mod strace;
 pub mod summary;
