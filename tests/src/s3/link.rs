@@ -324,6 +324,7 @@ impl Lane<'_> {
     async fn send(mut self, mut from: ReadHalf<'_>, queue: &Queue) -> io::Result<()> {
         let mut buffer = vec![0; PIECE_BYTES_MAX];
         let mut timer = Timer::new()?;
+        timer.until(self.opened).await?;
         loop {
             queue.room(|| self.direction.bytes_in(self.wire.delay()) * 2 + QUEUE_BYTES).await;
             passing(&mut self.switch).await?;
@@ -337,7 +338,7 @@ impl Lane<'_> {
                 return Ok(());
             };
             let left = self.direction.take(data.len());
-            let arrives = left.max(self.opened).max(Instant::now()) + self.wire.delay();
+            let arrives = left.max(Instant::now()) + self.wire.delay();
             queue.push(parcel, arrives);
             timer.until(left - AHEAD).await?;
         }

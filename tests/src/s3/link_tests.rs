@@ -1,10 +1,10 @@
-//! The link: what passes, in which order, and what ends when it breaks. Counts alone; its exactness is measured by
-//! `link_measure` on request, since a test must not assert seconds.
+//! The link: what passes, in which order, and what ends when it breaks. Counts alone: how exact it is in time the example
+//! `link_measure` prints.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Link;
 
@@ -124,77 +124,4 @@ fn link_in_silence_passes_nothing_and_then_everything() {
     connection.set_read_timeout(None).expect("no timeout");
     connection.read_exact(&mut buffer).expect("receive");
     assert_eq!(&buffer, b"pong");
-}
-
-/// Prints what the link reaches of its rate and delay: `cargo test -p mover-tests --lib link_measure -- --ignored`.
-#[test]
-#[ignore = "prints times, which no test may assert"]
-fn link_measure() {
-    for (megabits, connections) in [(100, 1), (100, 8), (1000, 1), (1000, 8)] {
-        for round_trip_ms in [1, 50, 150, 300] {
-            let (share, cpu, ping) = measure(megabits * 1_000_000, connections, Duration::from_millis(round_trip_ms));
-            println!(
-                "{megabits:>4} Mbit/s, {round_trip_ms:>3} ms, {connections} connections: {:.1} % of the rate, \
-                 {cpu:.2} cores with both ends, {ping:.2?} for one byte and back",
-                share * 100.0
-            );
-        }
-    }
-}
-
-/// The share of the rate that a download of 4 s reaches, the cores that this process used, and the round trip.
-fn measure(bits_per_second: u64, connections: usize, round_trip: Duration) -> (f64, f64, Duration) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
-    let source = listener.local_addr().expect("an address");
-    thread::spawn(move || {
-        for connection in listener.incoming() {
-            thread::spawn(move || {
-                let piece = vec![0; 1 << 20];
-                let mut connection = connection.expect("accept");
-                while connection.write_all(&piece).is_ok() {}
-            });
-        }
-    });
-    let pinger = Link::to(echo());
-    pinger.set_delay(round_trip / 2);
-    let mut connection = TcpStream::connect(pinger.address()).expect("connect");
-    let mut byte = [0];
-    let mut ping = || {
-        let begin = Instant::now();
-        connection.write_all(&byte).expect("send");
-        connection.read_exact(&mut byte).expect("receive");
-        begin.elapsed()
-    };
-    ping();
-    let ping = ping();
-    let link = Link::to(source);
-    link.set_delay(round_trip / 2);
-    link.set_rate(Some(bits_per_second));
-    let seconds = 4;
-    let address = link.address();
-    let readers: Vec<_> = (0..connections)
-        .map(|_| {
-            thread::spawn(move || {
-                let mut connection = TcpStream::connect(address).expect("connect");
-                let mut buffer = vec![0; 256 << 10];
-                let first = connection.read(&mut buffer).expect("receive");
-                assert!(first > 0);
-                let begin = Instant::now();
-                let mut bytes = 0;
-                while begin.elapsed() < Duration::from_secs(seconds) {
-                    bytes += connection.read(&mut buffer).expect("receive") as u64;
-                }
-                bytes
-            })
-        })
-        .collect();
-    let before = cpu_seconds();
-    let bytes: u64 = readers.into_iter().map(|reader| reader.join().expect("a reader")).sum();
-    let cpu = (cpu_seconds() - before) / seconds as f64;
-    ((bytes * 8) as f64 / (bits_per_second * seconds) as f64, cpu, ping)
-}
-
-fn cpu_seconds() -> f64 {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    used.tv_sec as f64 + used.tv_nsec as f64 / 1e9
 }
