@@ -202,8 +202,9 @@ fn arguments(ports: &Ports, data: &Path, config: &Path) -> Vec<String> {
         format!("-master.port.grpc={master_rpc}"),
         format!("-volume.port={volume}"),
         format!("-volume.port.grpc={volume_rpc}"),
-        // As many volumes as the disk holds: each collection, and so each bucket, takes several.
+        // As many volumes as the disk holds, and small ones: each bucket takes several, also of a small disk.
         "-volume.max=0".to_owned(),
+        "-master.volumeSizeLimitMB=1000".to_owned(),
         format!("-filer.port={filer}"),
         format!("-filer.port.grpc={filer_rpc}"),
         format!("-filer.localSocket={data}/filer.socket"),
