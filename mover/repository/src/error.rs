@@ -232,6 +232,11 @@ impl RepositoryError {
         matches!(self, Self::Storage(error) if error.kind == StorageErrorKind::Full)
     }
 
+    /// True if the bytes that were read are to blame: others, read elsewhere, may do.
+    pub(crate) fn blames_bytes(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::OtherFormat { .. } | Self::UnknownGeneration { .. })
+    }
+
     /// True if the cause is an object that is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::MissingObject { .. })

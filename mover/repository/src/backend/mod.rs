@@ -5,6 +5,7 @@
 //! starts at the call or at the first poll, and dropping a future never corrupts anything.
 //! Whoever calls from an executor thread is never blocked.
 
+pub mod cached;
 pub mod conformance;
 pub mod faulty;
 pub mod local;
@@ -18,6 +19,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use cached::{CacheCounters, CachedBackend};
 pub use faulty::FaultyBackend;
 pub use local::{LocalBackend, StorageCounters};
 pub use memory::MemoryBackend;
@@ -209,6 +211,18 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Exactly the bytes of `range`; an object that ends before is [`StorageErrorKind::Short`].
     fn get_range(&self, name: &str, range: Range<u64>) -> IoFuture<Bytes>;
+
+    /// As [`Backend::get_range`], of what later runs read again in an object of `object_bytes` bytes: index segments and
+    /// tables of contents. A local cache may answer, so it proves neither that the object is there nor that it is whole.
+    fn get_cacheable(&self, name: &str, range: Range<u64>, _object_bytes: u64) -> IoFuture<Bytes> {
+        self.get_range(name, range)
+    }
+
+    /// Says that what [`Backend::get_cacheable`] gave of an object cannot be opened: from now on the store itself is
+    /// asked for it. True if a cache may have answered, so that a second read can give something else.
+    fn distrust_cached(&self, _name: &str) -> bool {
+        false
+    }
 
     /// Size in bytes.
     fn size(&self, name: &str) -> IoFuture<u64>;

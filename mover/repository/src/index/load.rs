@@ -16,7 +16,7 @@ use crate::index::segment::Segment;
 use crate::index::table::{LOCATION_MEMORY_BYTES, Table};
 use crate::index::{Absent, Index, PackRef, Packs, Unreadable};
 use crate::log::History;
-use crate::pack::{parse_pack_name, read_contents};
+use crate::pack::{parse_pack_name, read_contents_of};
 use crate::repository::Repository;
 
 /// Small segments whose bytes stay in memory between opening and loading.
@@ -206,7 +206,7 @@ impl Index {
             if self.absent.packs.contains(&id) || self.find_pack(&id).is_some() {
                 continue;
             }
-            match read_contents(&self.repository, &object.name).await {
+            match read_contents_of(&self.repository, &object.name, object.bytes).await {
                 Ok(contents) => {
                     self.insert(&contents);
                     self.adopted.get_mut().push(contents);

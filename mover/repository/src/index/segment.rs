@@ -212,6 +212,9 @@ pub(crate) struct Segment {
     pub replaces: Vec<ObjectId>,
     pub entries: u64,
     pub blocks: Vec<BlockRef>,
+    /// Length of the object.
+    object_bytes: u64,
+    /// Where its directory begins.
     bytes: u64,
     packs: (u64, u32),
     filter: (u64, u32),
@@ -224,17 +227,27 @@ pub(crate) struct Segment {
 impl Segment {
     /// Reads and opens the directory of the segment `name` of `bytes` bytes.
     pub(crate) async fn open(backend: &Arc<dyn Backend>, secrets: &Secrets, name: &str, bytes: u64) -> Result<Segment> {
+        match Self::open_once(backend, secrets, name, bytes).await {
+            Err(error) if error.blames_bytes() && backend.distrust_cached(name) => {
+                Self::open_once(backend, secrets, name, bytes).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn open_once(backend: &Arc<dyn Backend>, secrets: &Secrets, name: &str, bytes: u64) -> Result<Segment> {
         let corrupt = |reason: &str| RepositoryError::corrupt(name, reason);
         let id = parse_segment_name(name).ok_or_else(|| corrupt("its name is not that of a segment"))?;
         let head_bytes = (HEADER_BYTES + 32) as u64;
         if bytes < head_bytes + TRAILER_BYTES as u64 || bytes > 2 * SEGMENT_BYTES_MAX as u64 {
             return Err(corrupt("its length cannot be that of a segment"));
         }
-        let whole = if bytes <= WHOLE_BYTES_MAX { Some(backend.get_range(name, 0..bytes).await?) } else { None };
+        let whole =
+            if bytes <= WHOLE_BYTES_MAX { Some(backend.get_cacheable(name, 0..bytes, bytes).await?) } else { None };
         let read = async |range: std::ops::Range<u64>| -> Result<Bytes> {
             match &whole {
                 Some(object) => Ok(object.slice(range.start as usize..range.end as usize)),
-                None => Ok(backend.get_range(name, range).await?),
+                None => Ok(backend.get_cacheable(name, range, bytes).await?),
             }
         };
         let head = read(0..head_bytes).await?;
@@ -269,6 +282,7 @@ impl Segment {
             replaces: Vec::new(),
             entries: 0,
             blocks: Vec::new(),
+            object_bytes: bytes,
             bytes: end - length,
             packs: (0, 0),
             filter: (0, 0),
@@ -314,21 +328,28 @@ impl Segment {
         Ok(())
     }
 
-    async fn part(&self, number: u32, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+    /// Reads `range` and opens it by `open`; what a cache gave and does not open is read from the store.
+    async fn read_and_open<T>(&self, range: std::ops::Range<u64>, open: impl Fn(&Bytes) -> Result<T>) -> Result<T> {
+        let read = || self.backend.get_cacheable(&self.name, range.clone(), self.object_bytes);
         let sealed = match &self.whole {
             Some(object) => object.slice(range.start as usize..range.end as usize),
-            None => self.backend.get_range(&self.name, range).await?,
+            None => read().await?,
         };
-        let mut buffer = Vec::from(sealed);
-        self.open_part(number, &mut buffer)?;
-        Ok(buffer)
+        match open(&sealed) {
+            Err(error) if error.blames_bytes() && self.backend.distrust_cached(&self.name) => open(&read().await?),
+            outcome => outcome,
+        }
     }
 
-    fn open_part(&self, number: u32, buffer: &mut Vec<u8>) -> Result<()> {
-        let opened = self.opener.open(number, false, buffer);
+    async fn part(&self, number: u32, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        self.read_and_open(range, |sealed| self.open_part(number, sealed.to_vec())).await
+    }
+
+    fn open_part(&self, number: u32, mut buffer: Vec<u8>) -> Result<Vec<u8>> {
+        let opened = self.opener.open(number, false, &mut buffer);
         let length = opened.map_err(|error| RepositoryError::corrupt(&self.name, error))?.len();
         buffer.truncate(length);
-        Ok(())
+        Ok(buffer)
     }
 
     /// The pack table.
@@ -379,15 +400,17 @@ impl Segment {
             until += 1;
         }
         let range = from..self.blocks[until - 1].range().end;
-        let bytes = match &self.whole {
-            Some(object) => object.slice(range.start as usize..range.end as usize),
-            None => self.backend.get_range(&self.name, range).await?,
-        };
+        let entries = self.read_and_open(range, |bytes| self.open_run(at..until, bytes, packs)).await?;
+        Ok((entries, until))
+    }
+
+    fn open_run(&self, numbers: std::ops::Range<usize>, bytes: &Bytes, packs: usize) -> Result<Vec<SegmentEntry>> {
+        let from = self.blocks[numbers.start].offset;
         let mut entries: Vec<SegmentEntry> = Vec::new();
-        for number in at..until {
+        for number in numbers {
             let range = self.blocks[number].range();
-            let mut plain = bytes[(range.start - from) as usize..(range.end - from) as usize].to_vec();
-            self.open_part(number as u32, &mut plain)?;
+            let sealed = bytes[(range.start - from) as usize..(range.end - from) as usize].to_vec();
+            let plain = self.open_part(number as u32, sealed)?;
             for record in plain.as_chunks::<ENTRY_BYTES>().0 {
                 let entry = SegmentEntry::decode(record, packs).map_err(RepositoryError::decoding(&self.name))?;
                 if entries.last().is_some_and(|last| last.id > entry.id) {
@@ -396,7 +419,7 @@ impl Segment {
                 entries.push(entry);
             }
         }
-        Ok((entries, until))
+        Ok(entries)
     }
 
     /// Bytes of the object that are held in memory.

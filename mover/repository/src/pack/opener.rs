@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::backend::{StorageError, StorageErrorKind};
 use crate::crypto::{FrameOpener, Secrets};
 use crate::error::{RepositoryError, Result};
 use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, TOC_BYTES_MAX};
@@ -92,20 +93,43 @@ impl PackOpener {
 /// # Errors
 /// [`RepositoryError::MissingObject`], [`RepositoryError::Corrupt`], [`RepositoryError::Storage`].
 pub async fn read_contents(repository: &Repository, name: &str) -> Result<PackContents> {
-    let missing = |error: crate::backend::StorageError| match error.kind {
-        crate::backend::StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name.to_string() },
-        _ => RepositoryError::Storage(error),
-    };
-    let backend = repository.backend();
-    let bytes = backend.size(name).await.map_err(missing)?;
+    // Asked of the store itself, so that a pack that is gone is missing whatever a cache still has of it.
+    let bytes = repository.backend().size(name).await.map_err(|error| missing(name, error))?;
+    read_contents_of(repository, name, bytes).await
+}
+
+/// As [`read_contents`], of a pack that is known to be there and to have `bytes` bytes.
+///
+/// # Errors
+/// As [`read_contents`].
+pub async fn read_contents_of(repository: &Repository, name: &str, bytes: u64) -> Result<PackContents> {
+    match read_contents_once(repository, name, bytes).await {
+        Err(error) if error.blames_bytes() && repository.backend().distrust_cached(name) => {
+            read_contents_once(repository, name, bytes).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn read_contents_once(repository: &Repository, name: &str, bytes: u64) -> Result<PackContents> {
     check_size(bytes, name)?;
-    let header = backend.get_range(name, 0..PACK_HEADER_BYTES as u64).await.map_err(missing)?;
-    let mut tail = backend.get_range(name, bytes - bytes.min(TAIL_BYTES)..bytes).await.map_err(missing)?;
+    let read = async |range: std::ops::Range<u64>| {
+        repository.backend().get_cacheable(name, range, bytes).await.map_err(|error| missing(name, error))
+    };
+    let header = read(0..PACK_HEADER_BYTES as u64).await?;
+    let mut tail = read(bytes - bytes.min(TAIL_BYTES)..bytes).await?;
     let toc_bytes = toc_length(bytes, &tail, name)?;
     if toc_bytes + TRAILER_BYTES > tail.len() {
-        tail = backend.get_range(name, bytes - (toc_bytes + TRAILER_BYTES) as u64..bytes).await.map_err(missing)?;
+        tail = read(bytes - (toc_bytes + TRAILER_BYTES) as u64..bytes).await?;
     }
     open_contents(repository.secrets(), name, bytes, &header, &tail)
+}
+
+fn missing(name: &str, error: StorageError) -> RepositoryError {
+    match error.kind {
+        StorageErrorKind::NotFound => RepositoryError::MissingObject { object: name.to_string() },
+        _ => RepositoryError::Storage(error),
+    }
 }
 
 fn check_size(bytes: u64, name: &str) -> Result<()> {
