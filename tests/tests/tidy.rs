@@ -97,6 +97,21 @@ fn tidy_control_plane_framework_stays_in_command() {
     assert_none(named.map(|(path, _)| path).collect(), "actix is named in a library");
 }
 
+/// A local cache may hold what the store has lost: whoever proves, repairs or deletes asks the store alone.
+#[test]
+fn tidy_commands_that_prove_the_store_use_no_cache() {
+    const READERS: [&str; 6] = ["backup", "diff", "dump", "ls", "points", "restore"];
+    let opens_cached = |text: &str| text.contains("open_cached") || text.contains("CachedBackend");
+    let users: Vec<String> = sources()
+        .into_iter()
+        .filter(|(path, text)| {
+            path.starts_with("mover/src/") && !path.ends_with("/repository.rs") && opens_cached(text)
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(users, READERS.map(|name| format!("mover/src/cli/{name}.rs")), "who reads through the cache");
+}
+
 #[test]
 fn tidy_files_stay_small() {
     let lengths: Vec<(String, usize)> =

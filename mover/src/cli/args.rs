@@ -53,6 +53,12 @@ pub struct GlobalArgs {
     /// Memory budget of all buffers and caches, at least 128MiB
     #[arg(long, global = true, value_name = "SIZE", help_heading = "Global options")]
     pub memory: Option<Size>,
+    /// Where to keep what is read again and again of a repository in an object store
+    #[arg(long, global = true, value_name = "DIRECTORY", help_heading = "Global options")]
+    pub cache_dir: Option<PathBuf>,
+    /// How large that cache may grow; 0: none
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Global options")]
+    pub cache_size: Option<Size>,
     /// How many cores to use
     #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     pub shards: Option<u32>,
@@ -533,6 +539,8 @@ impl Cli {
             password_file: self.global.password_file.clone(),
             key_file: self.global.key_file.clone(),
             memory: self.global.memory,
+            cache_dir: self.global.cache_dir.clone(),
+            cache_size: self.global.cache_size,
             shards: self.global.shards,
             idle: self.global.idle.then_some(true),
             progress_interval: self.global.progress_interval,

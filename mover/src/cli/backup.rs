@@ -52,7 +52,7 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
         }
         None => filesets::roots(&args.paths, &settings.fileset)?,
     };
-    let opened = repository::open(session)?;
+    let opened = repository::open_cached(session)?;
     if !args.dry_run {
         repository::remove_leftovers(session, &opened);
     }

@@ -33,7 +33,7 @@ struct Counts {
 
 /// Compares.
 pub fn run(session: &Session, args: &DiffArgs) -> Result<Exit> {
-    let opened = repository::open(session)?;
+    let opened = repository::open_cached(session)?;
     let (history, exceptions) = repository::history(session, &opened)?;
     let older = repository::find_point(&history, &args.older, args.set.as_deref())?;
     let newer = repository::find_point(&history, &args.newer, args.set.as_deref())?;

@@ -17,7 +17,7 @@ pub fn run(session: &Session, args: &DumpArgs) -> Result<Exit> {
     if session.output.json {
         return Err(CliError::usage("dump prints the bytes of a file, not JSON", "leave --json away"));
     }
-    let opened = repository::open(session)?;
+    let opened = repository::open_cached(session)?;
     let (history, exceptions) = repository::history(session, &opened)?;
     let point = repository::find_point(&history, &args.point, args.set.as_deref())?;
     let chunks = repository::chunk_reader(session, &opened, &history)?;

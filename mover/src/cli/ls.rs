@@ -20,7 +20,7 @@ const PASSED_MAX: u32 = 64;
 
 /// Lists.
 pub fn run(session: &Session, args: &LsArgs) -> Result<Exit> {
-    let opened = repository::open(session)?;
+    let opened = repository::open_cached(session)?;
     let (history, exceptions) = repository::history(session, &opened)?;
     let point = repository::find_point(&history, &args.point, args.set.as_deref())?;
     let chunks = repository::chunk_reader(session, &opened, &history)?;

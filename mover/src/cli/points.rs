@@ -15,7 +15,7 @@ use super::units::human_bytes;
 
 /// Lists them.
 pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
-    let opened = repository::open(session)?;
+    let opened = repository::open_cached(session)?;
     let (history, exceptions) = repository::history(session, &opened)?;
     let output = &session.output;
     let mut table = Table::new(&["id", "time", "set", "host", "tags", ">size", ">new", "grade", ">errors"]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_lite::future::block_on;
 use mover_repository::RepositoryError;
 use mover_repository::backend::remote::{RemoteOptions, RemotePlace};
-use mover_repository::backend::{Backend, LocalBackend, RemoteBackend, StorageErrorKind};
+use mover_repository::backend::{Backend, CachedBackend, LocalBackend, RemoteBackend, StorageErrorKind};
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
@@ -84,9 +84,34 @@ pub fn memory_directory() -> Option<PathBuf> {
     Some(state.join("mover"))
 }
 
-/// Opens the repository of the settings.
+/// The store behind the local cache, if it is far and the settings allow a cache.
+fn behind_cache(session: &Session, place: &str, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    let settings = &session.resolved.settings;
+    let bytes_max = settings.cache_size.map_or(0, |size| size.0);
+    let Some(directory) = settings.cache_dir.clone().filter(|_| bytes_max > 0 && RemotePlace::is_remote(place)) else {
+        return backend;
+    };
+    let output = Arc::clone(&session.output);
+    Arc::new(CachedBackend::new(backend, directory, bytes_max, move |text| output.note(text)))
+}
+
+/// Opens the repository of the settings. Everything is asked of the store itself.
 pub fn open(session: &Session) -> Result<Repository> {
-    let backend = backend(session, place(session)?, false)?;
+    open_through(session, |_, backend| backend)
+}
+
+/// As [`open`], for commands that prove nothing of the store: index and tables of contents come from the local cache
+/// where the store is far.
+pub fn open_cached(session: &Session) -> Result<Repository> {
+    open_through(session, |place, backend| behind_cache(session, place, backend))
+}
+
+fn open_through(
+    session: &Session,
+    wrap: impl FnOnce(&str, Arc<dyn Backend>) -> Arc<dyn Backend>,
+) -> Result<Repository> {
+    let place = place(session)?;
+    let backend = wrap(place, backend(session, place, false)?);
     // whether there is a repository at all is said before a person is asked for its password
     block_on(repository::probe(backend.as_ref()))?;
     let credential = secret::read(&session.resolved.credential, false, &session.output)?;
@@ -270,6 +295,10 @@ pub fn chunk_reader(session: &Session, repository: &Repository, history: &Histor
 mod tests {
     use super::*;
     use crate::cli::exit::Exit;
+    use crate::cli::output::Output;
+    use crate::cli::units::Size;
+    use crate::config::{self, Settings};
+    use mover_repository::backend::MemoryBackend;
 
     /// `init -r sftp:foo` made a directory `sftp:foo` and said that all was well.
     #[test]
@@ -283,6 +312,28 @@ mod tests {
         }
         for place in ["/srv/a:b", "./sftp:foo", "../x:y", "plain", "a b:c"] {
             assert_eq!(scheme_of(place), None, "{place}");
+        }
+    }
+
+    #[test]
+    fn far_stores_alone_are_cached() {
+        let directory = tempfile::tempdir().unwrap();
+        let is_cached = |place: &str, cache_size: u64| {
+            let cache = directory.path().join("cache");
+            let flags =
+                Settings { cache_dir: Some(cache.clone()), cache_size: Some(Size(cache_size)), ..Settings::default() };
+            let resolved = config::load(flags, None, |_| None).unwrap().resolve(1).unwrap();
+            let session = Session { output: Arc::new(Output::new(false, true)), resolved };
+            let backend = behind_cache(&session, place, Arc::new(MemoryBackend::new()));
+            block_on(backend.create("index/a", bytes::Bytes::from_static(b"a"))).unwrap();
+            std::fs::remove_dir_all(cache).is_ok()
+        };
+        for place in ["s3://bucket/prefix", "gs://bucket", "az://container/prefix"] {
+            assert!(is_cached(place, 1 << 20), "{place}");
+            assert!(!is_cached(place, 0), "{place}");
+        }
+        for place in ["/srv/backup", "./s3://x", "s3", "/srv/s3://x"] {
+            assert!(!is_cached(place, 1 << 20), "{place}");
         }
     }
 }

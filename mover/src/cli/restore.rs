@@ -27,7 +27,7 @@ pub const ON_INTERRUPT: &str = "finishing the files that are begun, leaving the 
 
 /// Restores.
 pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
-    let opened = repository::open(session)?;
+    let opened = repository::open_cached(session)?;
     let registration = match args.dry_run {
         true => None,
         false => repository::register_reader(session, &opened, args.set.as_deref().unwrap_or_default())?,

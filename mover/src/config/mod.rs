@@ -32,6 +32,12 @@ pub struct Settings {
     /// Memory budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
+    /// Where the local cache of far repositories is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
+    /// What that cache may take on the disk; 0: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<Size>,
     /// Cores in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,

@@ -68,6 +68,8 @@ pub struct Layers {
     pub environment_password: bool,
     /// From the config file, if there is one.
     pub file: Option<(PathBuf, Settings)>,
+    /// Built-in place of the local cache; none without a home directory.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// The settings in force.
@@ -121,7 +123,15 @@ pub fn load(flags: Settings, file: Option<PathBuf>, variable: impl Fn(&str) -> O
         Some(path) => Some((path.clone(), read_file(&path)?)),
         None => None,
     };
-    Ok(Layers { flags, environment, environment_password: set("MOVER_PASSWORD").is_some(), file })
+    let environment_password = set("MOVER_PASSWORD").is_some();
+    Ok(Layers { flags, environment, environment_password, file, cache_dir: cache_directory(variable) })
+}
+
+/// `$XDG_CACHE_HOME/mover` or `~/.cache/mover`.
+fn cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("mover"))
 }
 
 fn read_file(path: &Path) -> Result<Settings> {
@@ -155,6 +165,7 @@ fn defaults(shards: u32) -> Settings {
     Settings {
         memory: Some(Size(memory_bytes_default(shards as usize))),
         shards: Some(shards),
+        cache_size: Some(Size(1 << 30)),
         idle: Some(false),
         progress_interval: Some(Period(Duration::from_secs(5))),
         patience: Some(Period(Duration::from_secs(15 * 60))),
@@ -176,7 +187,8 @@ impl Layers {
     /// Settings that contradict each other or are out of bounds (exit 2).
     pub fn resolve(&self, cores: usize) -> Result<Resolved> {
         let named_shards = self.flags.shards.or(self.file.as_ref().and_then(|(_, settings)| settings.shards));
-        let base = defaults(named_shards.unwrap_or(u32::try_from(cores).unwrap_or(1)).clamp(1, SHARDS_MAX as u32));
+        let mut base = defaults(named_shards.unwrap_or(u32::try_from(cores).unwrap_or(1)).clamp(1, SHARDS_MAX as u32));
+        base.cache_dir.clone_from(&self.cache_dir);
         let mut layers = vec![(Origin::Default, &base)];
         if let Some((path, settings)) = &self.file {
             layers.push((Origin::File(path.clone()), settings));
@@ -388,6 +400,24 @@ mod tests {
         {
             assert!(layers(bad, Settings::default(), &[]).unwrap().resolve(2).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_cache_lies_in_the_home_directory_unless_told_otherwise() {
+        let cache = |file: &str, environment: &[(&str, &str)]| {
+            let resolved = layers(file, Settings::default(), environment).unwrap().resolve(1).unwrap();
+            (resolved.settings.cache_dir, resolved.settings.cache_size.unwrap().0)
+        };
+        let home = [("HOME", "/home/a")];
+        assert_eq!(cache("", &home), (Some("/home/a/.cache/mover".into()), 1 << 30));
+        assert_eq!(cache("", &[("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")]), (Some("/c/mover".into()), 1 << 30));
+        assert_eq!(cache("", &[("HOME", "/home/a"), ("XDG_CACHE_HOME", "c")]).0, Some("/home/a/.cache/mover".into()));
+        assert_eq!(cache("cache-dir = '/x'\ncache-size = '0'\n", &home), (Some("/x".into()), 0));
+        assert_eq!(cache("", &[]).0, None, "no home, no cache");
+        let flags = Settings { cache_dir: Some("/f".into()), cache_size: Some(Size(5)), ..Settings::default() };
+        let resolved = layers("cache-dir = '/x'\n", flags, &home).unwrap().resolve(1).unwrap();
+        assert_eq!(resolved.settings.cache_dir, Some("/f".into()));
+        assert_eq!(origin_of(&resolved, "cache-size"), Some(&Origin::Flag));
     }
 
     #[test]

@@ -22,6 +22,8 @@ const VERSION: u8 = 1;
 const HASH_BYTES: usize = 32;
 /// What a file takes on the disk is counted in blocks of this size.
 const DISK_BLOCK_BYTES: u64 = 4096;
+/// By the convention of bford.info/cachedir.
+const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n# Made by mover; may be deleted at any moment.\n";
 const TEMPORARY_PREFIX: &str = "tmp-";
 /// A temporary that is older has lost its writer.
 const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -156,7 +158,7 @@ impl Entries {
         let mut written = write_entry(&path, &parts);
         if matches!(&written, Err(error) if error.kind() == ErrorKind::NotFound) {
             // The directory was not there, or was removed at that very moment.
-            written = make_directory(&path).and_then(|()| write_entry(&path, &parts));
+            written = self.make_directory(&path).and_then(|()| write_entry(&path, &parts));
         }
         match written {
             Ok(()) => {
@@ -172,6 +174,14 @@ impl Entries {
                 }
             }
         }
+    }
+
+    /// Makes the directory of an entry. The place is marked as a cache, for backups that leave caches out; the directory
+    /// above it is not, for the user may have named one that holds more.
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().expect("an entry is in a directory");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        fs::write(self.place.join("CACHEDIR.TAG"), CACHE_TAG)
     }
 
     /// Counts `bytes` that will be written, and removes what was used least recently if they do not fit.
@@ -250,11 +260,6 @@ fn write_entry(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         temporary.write_all(part)?;
     }
     temporary.persist(path).map(|_: File| ()).map_err(|error| error.error)
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    let directory = path.parent().expect("an entry is in a directory");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// What lies in a directory; nothing if it cannot be read.

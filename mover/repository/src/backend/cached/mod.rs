@@ -15,7 +15,8 @@ mod entries;
 mod tests;
 
 use super::{
-    Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, check_name,
+    Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, SpanReader, StorageError, StorageErrorKind, Temporary,
+    check_name,
 };
 use crate::io::Pool;
 use bytes::Bytes;
@@ -189,6 +190,14 @@ impl Backend for CachedBackend {
 
     fn barrier(&self) -> IoFuture<()> {
         self.shared.inner.barrier()
+    }
+
+    fn link(&self) -> Option<Link> {
+        self.shared.inner.link()
+    }
+
+    fn span(&self, name: &str, span: Range<u64>) -> Option<Box<dyn SpanReader>> {
+        self.shared.inner.span(name, span)
     }
 
     fn adopt(&self, name: &str) {
