@@ -106,6 +106,28 @@ fn config_show_tells_where_each_value_comes_from() {
 }
 
 #[test]
+fn bandwidth_limits_are_settings_and_a_wrong_calendar_is_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join(".config/mover");
+    std::fs::create_dir_all(&config).unwrap();
+    let text = "[bandwidth]\nupload = '1MiB/s'\ndownload = 'daily 00:00-24:00 = 8Mbit/s'\n";
+    std::fs::write(config.join("mover.toml"), text).unwrap();
+    let output = mover_with(directory.path(), &["config", "show", "--limit-upload", "mon-fri = 2MiB/s"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = stdout(&output);
+    let line_of = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    let upload = line_of("bandwidth.upload");
+    assert!(upload.contains("mon-fri = 2MiB/s, else unlimited") && upload.ends_with("flag"), "{upload}");
+    assert!(line_of("bandwidth.download").contains("mover.toml"), "{shown}");
+    assert!(stderr(&output).contains("download from a network repository: 8Mbit/s"), "{}", stderr(&output));
+
+    let output = mover_with(directory.path(), &["config", "show", "--limit-download", "mon = 1MiB/s, tus = 0"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("position 15") && said.contains("'tus' is no day") && said.contains("20MiB/s"), "{said}");
+}
+
+#[test]
 fn an_unknown_key_in_the_config_file_exits_2_and_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("c.toml");

@@ -70,7 +70,7 @@ fn dependencies(manifest: &str) -> Vec<String> {
 #[test]
 fn tidy_crates_point_one_way() {
     let rules: [(&str, &[&str]); 2] = [
-        ("mover/repository/Cargo.toml", &["mover", "mover-actors", "glommio", "actix", "actix-web", "tokio", "clap"]),
+        ("mover/repository/Cargo.toml", &["mover", "mover-actors", "glommio", "actix", "actix-web", "clap"]),
         ("actors/Cargo.toml", &["mover", "actix", "actix-web", "clap", "rusqlite", "sqlx"]),
     ];
     let mut findings = Vec::new();
@@ -87,6 +87,17 @@ fn tidy_executor_is_named_in_the_runtime_alone() {
         !is_this_file(path) && !path.starts_with("actors/src/runtime") && text.to_lowercase().contains("glommio")
     });
     assert_none(named.map(|(path, _)| path).collect(), "glommio is named outside actors/src/runtime");
+}
+
+#[test]
+fn tidy_network_runtime_is_named_where_the_network_is() {
+    let network = ["mover/repository/src/bandwidth/", "mover/repository/src/backend/remote/"];
+    let named = sources().into_iter().filter(|(path, text)| {
+        path.starts_with("mover/repository/")
+            && !network.iter().any(|place| path.starts_with(place))
+            && text.contains("tokio")
+    });
+    assert_none(named.map(|(path, _)| path).collect(), "tokio is named outside the network parts of the repository");
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use mover_repository::bandwidth::Calendar;
 use serde::{Deserialize, Serialize};
 
 use super::stats::StatsArgs;
 use super::units::{DataShare, OneIn, Period, Size};
-use crate::config::{BackupSettings, RestoreSettings, Settings};
+use crate::config::{BackupSettings, BandwidthSettings, RestoreSettings, Settings};
 
 const AFTER_HELP: &str = "\
 Environment: MOVER_REPO, MOVER_PASSWORD, MOVER_PASSWORD_FILE, MOVER_KEY_FILE.
@@ -71,6 +72,13 @@ pub struct GlobalArgs {
     /// How long to go on asking a store in the network that does not answer or is busy
     #[arg(long, global = true, value_name = "DURATION", help_heading = "Global options")]
     pub patience: Option<Period>,
+    /// Send at most this much to a network repository: 20MiB/s, or by a calendar such as
+    /// 'mon-fri 08:00-18:00 = 20MiB/s, else unlimited'
+    #[arg(long, global = true, value_name = "CALENDAR", help_heading = "Global options")]
+    pub limit_upload: Option<Calendar>,
+    /// The same for what is received
+    #[arg(long, global = true, value_name = "CALENDAR", help_heading = "Global options")]
+    pub limit_download: Option<Calendar>,
 }
 
 /// The commands.
@@ -545,6 +553,10 @@ impl Cli {
             idle: self.global.idle.then_some(true),
             progress_interval: self.global.progress_interval,
             patience: self.global.patience,
+            bandwidth: BandwidthSettings {
+                upload: self.global.limit_upload.clone(),
+                download: self.global.limit_download.clone(),
+            },
             ..Settings::default()
         };
         match &self.command {

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::Session;
+use super::bandwidth::now_text;
 use super::error::Result;
 use super::exit::Exit;
 use super::table::Table;
@@ -25,6 +26,12 @@ pub fn run(session: &Session) -> Result<Exit> {
     }
     if resolved.settings.shards.is_some_and(|wanted| wanted as usize > resolved.shards) {
         session.output.note(&format!("{} shards are used: each needs 32MiB of the memory budget", resolved.shards));
+    }
+    let limits = session.bandwidth.limits();
+    for (what, bucket) in [("upload to", &limits.upload), ("download from", &limits.download)] {
+        if !bucket.calendar().is_unlimited() {
+            session.output.note(&format!("{what} a network repository: {}", now_text(bucket)));
+        }
     }
     Ok(Exit::Done)
 }

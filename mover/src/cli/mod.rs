@@ -5,6 +5,7 @@
 
 pub mod args;
 mod backup;
+mod bandwidth;
 mod compare;
 mod config_show;
 mod diff;
@@ -50,6 +51,7 @@ use clap::error::ErrorKind;
 
 use crate::config::{self, Resolved};
 use args::{Cli, Command, ConfigCommand};
+use bandwidth::Bandwidth;
 use error::{CliError, Result};
 use exit::Exit;
 use output::Output;
@@ -60,6 +62,8 @@ pub struct Session {
     pub output: Arc<Output>,
     /// The settings.
     pub resolved: Resolved,
+    /// The limits of network repositories, shared by all jobs of this process.
+    pub bandwidth: Bandwidth,
 }
 
 /// Runs the command that `arguments` name, and reports its error.
@@ -122,11 +126,15 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
     let variable = |name: &str| std::env::var_os(name);
     let file = config::config_file(cli.global.config.as_deref(), variable);
     let cores = mover_actors::runtime::cores_available().len();
-    let resolved = config::load(cli.settings(), file, variable)?.resolve(cores)?;
+    let flags = cli.settings();
+    let resolved = config::load(flags.clone(), file.clone(), variable)?.resolve(cores)?;
     if resolved.settings.idle == Some(true) {
         process::yield_to_others().map_err(|error| CliError::system("lower", "the priority of this process", error))?;
     }
-    let session = Session { output: Arc::clone(output), resolved };
+    // a local directory is not limited, so nobody follows the file for it
+    let followed = file.filter(|_| resolved.settings.repo.as_deref().is_some_and(repository::is_over_network));
+    let bandwidth = bandwidth::start(output, &resolved.settings.bandwidth, flags.bandwidth, followed);
+    let session = Session { output: Arc::clone(output), resolved, bandwidth };
     match &cli.command {
         Command::Try(args) => try_it::run(&session, args),
         Command::Init(args) => init::run(&session, args),

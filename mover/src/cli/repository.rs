@@ -76,6 +76,11 @@ fn scheme_of(place: &str) -> Option<&str> {
     is_word.then_some(word)
 }
 
+/// Whether the place is no directory of this machine.
+pub fn is_over_network(place: &str) -> bool {
+    scheme_of(place).is_some()
+}
+
 /// Where this client remembers which history it has seen: `$XDG_STATE_HOME/mover` or
 /// `~/.local/state/mover`.
 pub fn memory_directory() -> Option<PathBuf> {

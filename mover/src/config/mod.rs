@@ -8,9 +8,10 @@ mod resolve;
 
 use std::path::PathBuf;
 
+use mover_repository::bandwidth::Calendar;
 use serde::{Deserialize, Serialize};
 
-pub use resolve::{CredentialSource, Resolved, config_file, load};
+pub use resolve::{CredentialSource, Resolved, config_file, load, read_bandwidth};
 
 use crate::cli::args::{Overwrite, VerifyBeforeUpload};
 use crate::cli::units::{OneIn, Period, Size};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// `[restore]`
     pub restore: RestoreSettings,
+    /// `[bandwidth]`
+    pub bandwidth: BandwidthSettings,
     /// `[[fileset]]`: what to back up when no PATH is given, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fileset: Vec<FilesetSettings>,
@@ -120,6 +123,34 @@ pub struct RestoreSettings {
     /// Read everything back afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<bool>,
+}
+
+/// `[bandwidth]`: limits of network repositories.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BandwidthSettings {
+    /// Of what is sent.
+    #[serde(skip_serializing_if = "Option::is_none", with = "calendar_text")]
+    pub upload: Option<Calendar>,
+    /// Of what is received.
+    #[serde(skip_serializing_if = "Option::is_none", with = "calendar_text")]
+    pub download: Option<Calendar>,
+}
+
+/// A calendar in the config file, as it is typed on the command line.
+mod calendar_text {
+    use super::{Calendar, Deserialize};
+
+    pub fn serialize<S: serde::Serializer>(calendar: &Option<Calendar>, serializer: S) -> Result<S::Ok, S::Error> {
+        match calendar {
+            Some(calendar) => serializer.collect_str(calendar),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Calendar>, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
+    }
 }
 
 /// `[[fileset]]`

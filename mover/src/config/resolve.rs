@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mover_actors::runtime::shards::{MEMORY_BYTES_MIN, SHARDS_MAX, memory_bytes_default, shards_for};
+use mover_repository::bandwidth::Calendar;
 use toml::{Table, Value};
 
-use super::{BackupSettings, RestoreSettings, Settings};
+use super::{BackupSettings, BandwidthSettings, RestoreSettings, Settings};
 use crate::cli::args::{Overwrite, VerifyBeforeUpload};
 use crate::cli::error::{CliError, Result};
 use crate::cli::units::{OneIn, Period, Size};
@@ -134,6 +135,14 @@ fn cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBu
     Some(caches.join("mover"))
 }
 
+/// What `[bandwidth]` of the config file says now.
+///
+/// # Errors
+/// As [`load`].
+pub fn read_bandwidth(path: &Path) -> Result<BandwidthSettings> {
+    read_file(path).map(|settings| settings.bandwidth)
+}
+
 fn read_file(path: &Path) -> Result<Settings> {
     let unreadable = |cause: &dyn fmt::Display| {
         CliError::usage(
@@ -176,6 +185,7 @@ fn defaults(shards: u32) -> Settings {
             ..BackupSettings::default()
         },
         restore: RestoreSettings { overwrite: Some(Overwrite::Always), verify: Some(false) },
+        bandwidth: BandwidthSettings { upload: Some(Calendar::unlimited()), download: Some(Calendar::unlimited()) },
         ..Settings::default()
     }
 }
