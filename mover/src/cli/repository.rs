@@ -59,6 +59,7 @@ fn remote_backend(session: &Session, place: &str) -> Result<RemoteBackend> {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut options = RemoteOptions::new(environment.collect());
+    options.limits = session.bandwidth.limits();
     if let Some(patience) = session.resolved.settings.patience {
         options.patience = patience.0;
     }

@@ -39,6 +39,7 @@ use super::{
     Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, SpanReader, StorageError, StorageErrorKind, check_name,
     ready,
 };
+use crate::bandwidth::BandwidthLimits;
 
 /// Bytes of a part of an object that needs several: few requests, and each soon made again.
 const PART_BYTES: u64 = 64 << 20;
@@ -48,7 +49,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
 /// How a store is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RemoteOptions {
     /// How long one request is made again while the store cannot be reached or is busy.
     pub patience: Duration,
@@ -56,12 +57,15 @@ pub struct RemoteOptions {
     pub environment: Environment,
     /// Larger objects are sent in parts of so many bytes, at least 5 MiB.
     pub part_bytes: u64,
+    /// What may be sent and received, by all jobs of the process together.
+    pub limits: Arc<BandwidthLimits>,
 }
 
 impl RemoteOptions {
-    /// What suits everybody: a patience of 15 minutes.
+    /// What suits everybody: a patience of 15 minutes, and all the bandwidth there is.
     pub fn new(environment: Environment) -> Self {
-        Self { patience: Duration::from_secs(15 * 60), environment, part_bytes: PART_BYTES }
+        let (patience, limits) = (Duration::from_secs(15 * 60), BandwidthLimits::unlimited());
+        Self { patience, environment, part_bytes: PART_BYTES, limits }
     }
 }
 
@@ -79,7 +83,7 @@ impl RemoteBackend {
     pub fn open(place: &RemotePlace, options: RemoteOptions) -> Result<Self, StorageError> {
         let shown: Arc<str> = place.url().into();
         let refused = |cause: String| StorageError::of_kind("use", "", StorageErrorKind::Refused, cause).at(&shown);
-        let wire = Arc::new(Wire::new(Patience::new(options.patience)));
+        let wire = Arc::new(Wire::new(Patience::new(options.patience), options.limits));
         let http = http_client(&options.environment).map_err(refused)?;
         let transport = Transport::new(http, Arc::clone(&wire));
         let _inside = runtime().enter();

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::flow::Flow;
 use super::retry::Patience;
+use crate::bandwidth::{BandwidthLimits, TokenBucket};
 
 /// Bytes of one piece of a body on its way out: small enough that progress shows on a slow link.
 const PIECE_BYTES: usize = 256 << 10;
@@ -68,22 +69,29 @@ pub struct RemoteCounters {
 }
 
 /// What all requests to one store share.
-#[derive(Debug)]
 pub(super) struct Wire {
     pub counters: RemoteCounters,
     pub flow: Flow,
     pub patience: Patience,
+    limits: Arc<BandwidthLimits>,
     reads: Mutex<Usual>,
     writes: Mutex<Usual>,
 }
 
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
 impl Wire {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(patience: Patience, limits: Arc<BandwidthLimits>) -> Self {
         let usual = |floor| Mutex::new(Usual { floor: Duration::from_secs(floor), ..Usual::default() });
         Self {
             counters: RemoteCounters::default(),
             flow: Flow::default(),
             patience,
+            limits,
             reads: usual(3),
             writes: usual(10),
         }
@@ -159,7 +167,7 @@ impl HttpService for Transport {
         }
         let is_read = request.method() == http::Method::GET || request.method() == http::Method::HEAD;
         let is_small = request.body().content_length() as u64 <= SMALL_BYTES;
-        let moved = Arc::new(Mutex::new(Instant::now()));
+        let moved = Arc::new(Mutex::new(Movement { last: Instant::now(), waits_for_bandwidth: false }));
         let request = self.prepare(request, &moved)?;
         let begun = Instant::now();
         self.wire.counters.requests.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +179,7 @@ impl HttpService for Transport {
             }
         };
         let response = answered.inspect_err(|error| note(|note| note.broken = Some(error_chain(error))))?;
-        let waited = moved.lock().elapsed();
+        let waited = moved.lock().last.elapsed();
         if response.status().is_success() {
             self.wire.usual(is_read).lock().learn(waited);
             if is_small {
@@ -181,13 +189,14 @@ impl HttpService for Transport {
         note_answer(&response);
         let response: http::Response<reqwest::Body> = response.into();
         let (parts, body) = response.into_parts();
-        let body = Watched { body, wire: Arc::clone(&self.wire), alarm: None };
+        let wire = Arc::clone(&self.wire);
+        let body = Watched { body, rest: Bytes::new(), turn: Turn::default(), wire, alarm: None };
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 }
 
 impl Transport {
-    fn prepare(&self, request: HttpRequest, moved: &Arc<Mutex<Instant>>) -> Result<reqwest::Request, HttpError> {
+    fn prepare(&self, request: HttpRequest, moved: &Arc<Mutex<Movement>>) -> Result<reqwest::Request, HttpError> {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse::<reqwest::Url>();
         let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
@@ -195,19 +204,31 @@ impl Transport {
         *prepared.headers_mut() = parts.headers;
         // `is_empty` of that body says the contrary of what it should for several pieces.
         if body.content_length() > 0 {
-            let pieces = Pieces { body, rest: Bytes::new(), wire: Arc::clone(&self.wire), moved: Arc::clone(moved) };
+            let (wire, moved) = (Arc::clone(&self.wire), Arc::clone(moved));
+            let pieces = Pieces { body, rest: Bytes::new(), turn: Turn::default(), wire, moved };
             *prepared.body_mut() = Some(reqwest::Body::wrap(pieces));
         }
         Ok(prepared)
     }
 }
 
+/// When something of a request moved last.
+struct Movement {
+    last: Instant,
+    /// To wait for one's turn is not to be stuck.
+    waits_for_bandwidth: bool,
+}
+
 /// Resolves when nothing has moved for too long.
-async fn stuck(wire: &Wire, is_read: bool, moved: &Mutex<Instant>) {
+async fn stuck(wire: &Wire, is_read: bool, moved: &Mutex<Movement>) {
     loop {
         let deadline = wire.usual(is_read).lock().deadline();
-        let at = *moved.lock() + deadline;
-        if at <= Instant::now() {
+        let (at, now) = {
+            let moved = moved.lock();
+            let last = if moved.waits_for_bandwidth { Instant::now() } else { moved.last };
+            (last + deadline, Instant::now())
+        };
+        if at <= now {
             return;
         }
         sleep_until(at).await;
@@ -247,12 +268,52 @@ fn note_answer(response: &reqwest::Response) {
     });
 }
 
+/// A piece of a body that waits until the bandwidth has room for it.
+#[derive(Default)]
+struct Turn {
+    /// Its bytes, and the wait. Behind a lock that nobody contends for: bodies have to be shareable between threads.
+    waiting: Mutex<Option<(usize, Wait)>>,
+}
+
+type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Turn {
+    /// Resolves to how many of `bytes` may pass now.
+    fn poll(&mut self, context: &mut Context<'_>, wire: &Arc<Wire>, way: Way, bytes: usize) -> Poll<usize> {
+        let waiting = self.waiting.get_mut();
+        let (granted, wait) = waiting.get_or_insert_with(|| {
+            let (limits, bytes) = (Arc::clone(&wire.limits), bytes.min(way.bucket(&wire.limits).slice_bytes()));
+            (bytes, Box::pin(async move { way.bucket(&limits).take(bytes).await }))
+        });
+        ready!(wait.as_mut().poll(context));
+        let granted = *granted;
+        *waiting = None;
+        Poll::Ready(granted)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Up,
+    Down,
+}
+
+impl Way {
+    fn bucket(self, limits: &BandwidthLimits) -> &TokenBucket {
+        match self {
+            Way::Up => &limits.upload,
+            Way::Down => &limits.download,
+        }
+    }
+}
+
 /// A body on its way out, in pieces.
 struct Pieces {
     body: HttpRequestBody,
     rest: Bytes,
+    turn: Turn,
     wire: Arc<Wire>,
-    moved: Arc<Mutex<Instant>>,
+    moved: Arc<Mutex<Movement>>,
 }
 
 impl Body for Pieces {
@@ -267,10 +328,12 @@ impl Body for Pieces {
                 ended => return Poll::Ready(ended),
             }
         }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        *this.moved.lock() = Instant::now();
-        this.wire.counters.sent_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        this.wire.flow.sent(piece.len() as u64);
+        let granted = this.turn.poll(context, &this.wire, Way::Up, this.rest.len().min(PIECE_BYTES));
+        *this.moved.lock() = Movement { last: Instant::now(), waits_for_bandwidth: granted.is_pending() };
+        let bytes = ready!(granted);
+        let piece = this.rest.split_to(bytes);
+        this.wire.counters.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        this.wire.flow.sent(bytes as u64);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -280,11 +343,34 @@ impl Body for Pieces {
     }
 }
 
-/// A body on its way in. The alarm runs only while somebody waits for bytes.
+/// A body on its way in. The alarm runs only while somebody waits for bytes that the bandwidth has room for.
 struct Watched {
     body: reqwest::Body,
+    /// Bytes that came and wait for their turn.
+    rest: Bytes,
+    turn: Turn,
     wire: Arc<Wire>,
     alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watched {
+    /// The next bytes from the connection; nothing at its end.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, HttpError>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(frame) => {
+                self.alarm = None;
+                let bytes = |frame: Frame<Bytes>| frame.into_data().unwrap_or_default();
+                Poll::Ready(frame.map(|frame| frame.map(bytes).map_err(|error| broken(&error))))
+            }
+            Poll::Pending => {
+                let wire = &self.wire;
+                let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(wire.reads.lock().deadline())));
+                ready!(alarm.as_mut().poll(context));
+                self.wire.counters.stuck.fetch_add(1, Ordering::Relaxed);
+                Poll::Ready(Some(Err(timed_out("the answer stopped in the middle"))))
+            }
+        }
+    }
 }
 
 impl Body for Watched {
@@ -293,24 +379,16 @@ impl Body for Watched {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.body).poll_frame(context) {
-            Poll::Ready(frame) => {
-                this.alarm = None;
-                let frame = frame.map(|frame| frame.map_err(|error| broken(&error)));
-                if let Some(Ok(frame)) = &frame {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    this.wire.counters.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-                }
-                Poll::Ready(frame)
-            }
-            Poll::Pending => {
-                let wire = &this.wire;
-                let alarm = this.alarm.get_or_insert_with(|| Box::pin(sleep(wire.reads.lock().deadline())));
-                ready!(alarm.as_mut().poll(context));
-                this.wire.counters.stuck.fetch_add(1, Ordering::Relaxed);
-                Poll::Ready(Some(Err(timed_out("the answer stopped in the middle"))))
+        while this.rest.is_empty() {
+            match ready!(this.poll_bytes(context)) {
+                Some(Ok(bytes)) => this.rest = bytes,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
+        let bytes = ready!(this.turn.poll(context, &this.wire, Way::Down, this.rest.len()));
+        this.wire.counters.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(bytes)))))
     }
 }
 
