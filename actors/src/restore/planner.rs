@@ -34,6 +34,8 @@ use crate::scratch::Scratch;
 
 /// Files of one window that may be written in pieces, each open until it is complete.
 pub const IN_PIECES_MAX: usize = 200;
+/// Plain bytes of one window of a restore from a far store; its plan has its own bound.
+const WINDOW_CONTENT_BYTES_FAR: u64 = 4 << 30;
 /// Files without content in one call of the target.
 const EMPTY_FILES_MAX: usize = 256;
 /// Calls of the target in flight for entries without content.
@@ -106,11 +108,15 @@ impl<R: Runtime> Planner<R> {
         }
     }
 
-    /// The first windows are small, so that the first bytes flow while the next window is planned.
+    /// The first windows are small, so that the first bytes flow while the next window is planned. Not where the store
+    /// is far: windows that each want a part of a pack cost a request each.
     fn next_limits(&mut self) -> PlanLimits {
+        let limits = self.parts.limits;
+        if self.parts.site.backend.link().is_some() {
+            return PlanLimits { content_bytes: WINDOW_CONTENT_BYTES_FAR, ..limits };
+        }
         let divisor = 16 >> self.windows.min(4);
         self.windows += 1;
-        let limits = self.parts.limits;
         let content_bytes = (limits.content_bytes / divisor).max(1);
         PlanLimits { plan_bytes: limits.plan_bytes / divisor as usize, content_bytes, ..limits }
     }

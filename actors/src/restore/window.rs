@@ -21,7 +21,7 @@ pub const RANGE_BYTES_MAX: usize = 8 << 20;
 /// Bytes that are read and thrown away rather than paying for another request.
 pub const RANGE_GAP_BYTES_MAX: u64 = 256 << 10;
 /// Bytes of one request to a far store, however many ranges they are: a whole pack.
-pub const SPAN_BYTES_MAX: u64 = 64 << 20;
+pub const SPAN_BYTES_MAX: u64 = 160 << 20;
 /// Bytes between two ranges that such a request gets along.
 pub const SPAN_GAP_BYTES_MAX: u64 = 1 << 20;
 /// Files up to this size that lie in one range are gathered and written at once.

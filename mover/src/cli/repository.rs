@@ -20,6 +20,7 @@ use super::point::{self, Candidate};
 use super::secret;
 use super::text::escape;
 use super::units::human_bytes;
+use crate::config::CredentialSource;
 
 /// The place that the settings name.
 pub fn place(session: &Session) -> Result<&str> {
@@ -118,8 +119,10 @@ fn open_through(
 ) -> Result<Repository> {
     let place = place(session)?;
     let backend = wrap(place, backend(session, place, false)?);
-    // whether there is a repository at all is said before a person is asked for its password
-    block_on(repository::probe(backend.as_ref()))?;
+    if session.resolved.credential == CredentialSource::Prompt {
+        // whether there is a repository at all is said before a person is asked for its password
+        block_on(repository::probe(backend.as_ref()))?;
+    }
     let credential = secret::read(&session.resolved.credential, false, &session.output)?;
     let options = OpenOptions { memory_directory: memory_directory() };
     Ok(block_on(Repository::open_with(backend, &credential, options))?)

@@ -33,6 +33,8 @@ const NUMBERS_A_STEP_DOWN: u64 = NUMBERS_IN_FLIGHT as u64;
 const PROBES: u64 = 16;
 /// Right behind what is known, each number is asked for up to this one: a record that is missing hides none after it.
 const PROBES_DENSE: u64 = 4;
+/// Names asked for first in a store in a network.
+const PROBES_FAR_STORE: usize = 2;
 /// Farthest number behind what is known that is asked for.
 const PROBE_FARTHEST: u64 = 1 << 20;
 
@@ -58,9 +60,13 @@ pub(super) async fn find_highest(backend: &dyn Backend, known: LogNumber) -> Res
     let doublings = std::iter::successors(Some(PROBES_DENSE * 2), |offset| Some(offset * 2));
     let offsets: Vec<u64> =
         (1..=PROBES_DENSE).chain(doublings.take_while(|offset| *offset <= PROBE_FARTHEST)).collect();
+    // Where each name costs a request, far numbers are looked for only if all near ones are there.
+    let is_far = backend.link().is_some();
+    let mut asked = if is_far { PROBES_FAR_STORE } else { offsets.len() };
     let mut known = known.0;
     loop {
-        let probes: Vec<u64> = offsets.iter().filter_map(|offset| known.checked_add(*offset)).collect();
+        let probes: Vec<u64> = offsets.iter().take(asked).filter_map(|offset| known.checked_add(*offset)).collect();
+        asked = offsets.len().min(asked * 4);
         let Some(found) = highest_there(backend, &probes).await? else { return Ok(LogNumber(known)) };
         known = probes[found];
         let Some(mut missing) = probes.get(found + 1).copied() else { continue };
@@ -74,6 +80,9 @@ pub(super) async fn find_highest(backend: &dyn Backend, known: LogNumber) -> Res
                     missing = probes.get(found + 1).copied().unwrap_or(missing);
                 }
             }
+        }
+        if is_far {
+            return Ok(LogNumber(known));
         }
     }
 }

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 const IN_FLIGHT_BYTES_FIRST: u64 = 96 << 20;
 /// Bytes on the way at most; they wait in a temporary file, not in memory.
 const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
-/// Bytes of one pack.
+/// Bytes of one pack: before anything is known, and the bounds after.
+const PACK_BYTES_FIRST: u64 = 32 << 20;
 const PACK_BYTES_MIN: u64 = 16 << 20;
-const PACK_BYTES_MAX: u64 = 64 << 20;
+const PACK_BYTES_MAX: u64 = 128 << 20;
 /// Time after which a pack should have arrived.
 const PACK_TIME: Duration = Duration::from_secs(4);
 /// Bandwidth is measured over so long.
@@ -75,6 +76,9 @@ impl Flow {
 }
 
 fn pack_bytes(state: &State) -> u64 {
+    if state.bytes_per_second_max == 0.0 {
+        return PACK_BYTES_FIRST;
+    }
     ((state.bytes_per_second_max * PACK_TIME.as_secs_f64()) as u64).clamp(PACK_BYTES_MIN, PACK_BYTES_MAX)
 }
 
@@ -102,7 +106,7 @@ mod tests {
         assert_eq!(measured(125_000, Duration::from_millis(300)), (96, 16));
         assert_eq!(measured(12_500_000, Duration::from_millis(50)), (143, 47));
         let (in_flight, pack) = measured(125_000_000, Duration::from_millis(300));
-        assert!((260..=270).contains(&in_flight) && pack == 64, "{in_flight} {pack}");
-        assert_eq!(measured(12_500_000_000, Duration::from_millis(300)), (1024, 64));
+        assert!((450..=460).contains(&in_flight) && pack == 128, "{in_flight} {pack}");
+        assert_eq!(measured(12_500_000_000, Duration::from_millis(300)), (1024, 128));
     }
 }

@@ -41,8 +41,8 @@ use super::{
 };
 use crate::bandwidth::BandwidthLimits;
 
-/// Bytes of a part of an object that needs several: few requests, and each soon made again.
-const PART_BYTES: u64 = 64 << 20;
+/// Bytes of a part of an object that needs several; packs of the usual sizes go whole.
+const PART_BYTES: u64 = 160 << 20;
 /// A store that does not take a connection by then is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that are kept for the next request.
