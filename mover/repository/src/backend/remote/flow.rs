@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_on_the_way_follows_bandwidth_and_delay() {
         assert_eq!(measured(125_000, Duration::from_millis(300)), (96, 16));
-        assert_eq!(measured(12_500_000, Duration::from_millis(50)), (143, 47));
+        assert_eq!(measured(12_500_000, Duration::from_millis(50)), (144, 47));
         let (in_flight, pack) = measured(125_000_000, Duration::from_millis(300));
         assert!((450..=460).contains(&in_flight) && pack == 128, "{in_flight} {pack}");
         assert_eq!(measured(12_500_000_000, Duration::from_millis(300)), (1024, 128));

@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_deadline_is_learned_from_peers() {
-        let mut usual = Usual { floor: Duration::from_secs(1), ..Usual::default() };
+        let mut usual = Usual { floor: Duration::from_millis(510), ..Usual::default() };
         for _ in 0..Usual::ANSWERS_MIN {
             assert_eq!(usual.deadline(), Usual::UNKNOWN);
             usual.learn(Duration::from_millis(500));
@@ -407,7 +407,7 @@ mod tests {
         for _ in 0..100 {
             usual.learn(Duration::from_millis(500));
         }
-        assert!(usual.deadline() < few && usual.deadline() == Duration::from_secs(1), "{:?}", usual.deadline());
+        assert!(usual.deadline() < few && usual.deadline() == usual.floor, "{:?}", usual.deadline());
         for taken in [2.0, 9.0, 1.0, 8.0, 3.0, 9.0] {
             usual.learn(Duration::from_secs_f64(taken));
         }
