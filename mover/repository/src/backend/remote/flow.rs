@@ -3,7 +3,7 @@
 //! Bandwidth is the most that was delivered in any recent interval, delay the least time that a small request took. Twice
 //! their product keeps a link full while answers travel; as more is on the way the measured bandwidth can grow, and with
 //! it what may be on the way, until the link is the limit. Never less than a few packs, never more than
-//! [`IN_FLIGHT_BYTES_MAX`]. Packs follow the bandwidth too: one should be durable after a few seconds, however slow the
+//! [`IN_FLIGHT_BYTES_MAX`]. Packs follow the bandwidth too: one should be durable after some seconds, however slow the
 //! link, and large enough that requests do not count, however fast.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ const PACK_BYTES_FIRST: u64 = 32 << 20;
 const PACK_BYTES_MIN: u64 = 16 << 20;
 const PACK_BYTES_MAX: u64 = 128 << 20;
 /// Time after which a pack should have arrived.
-const PACK_TIME: Duration = Duration::from_secs(4);
+const PACK_TIME: Duration = Duration::from_secs(8);
 /// Bandwidth is measured over so long.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A maximum that was not seen again is forgotten by so much an interval.
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_on_the_way_follows_bandwidth_and_delay() {
         assert_eq!(measured(125_000, Duration::from_millis(300)), (96, 16));
-        assert_eq!(measured(12_500_000, Duration::from_millis(50)), (144, 47));
+        assert_eq!(measured(12_500_000, Duration::from_millis(50)), (287, 95));
         let (in_flight, pack) = measured(125_000_000, Duration::from_millis(300));
         assert!((450..=460).contains(&in_flight) && pack == 128, "{in_flight} {pack}");
         assert_eq!(measured(12_500_000_000, Duration::from_millis(300)), (1024, 128));
