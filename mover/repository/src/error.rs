@@ -111,6 +111,20 @@ pub enum RepositoryError {
         /// Two that could be meant.
         reason: String,
     },
+    /// A copy from a repository into itself, or into a copy of its files.
+    #[error("{from} and {to} are the same repository")]
+    SameRepository {
+        /// Where to copy from.
+        from: String,
+        /// Where to copy to.
+        to: String,
+    },
+    /// Another recovery point has the id of one that is to be copied.
+    #[error("there is another recovery point with the id {id}")]
+    OtherPoint {
+        /// The id of both.
+        id: crate::ids::ObjectId,
+    },
     /// Somebody else decided the outcome of this registration first.
     #[error("this run was fenced: log record {number} already has another outcome")]
     Fenced {
@@ -192,6 +206,10 @@ impl RepositoryError {
             }
             Self::NoSuchPoint { .. } => "list what there is with `mover points`",
             Self::AmbiguousPoint { .. } => "give more digits of the id, or `--set`",
+            Self::SameRepository { .. } => "name two; `mover init --like` makes one that suits for copies of another",
+            Self::OtherPoint { .. } => {
+                "a key of the repository that is copied to may be in wrong hands: look at `mover points` and `mover key list`"
+            }
             Self::Fenced { .. } => "run the backup again; what was stored is reused",
             Self::UntrustedStore { .. } => {
                 "nothing was condemned or deleted; `mover doctor -r` tries all that a repository relies on. Copy this one to \

@@ -9,6 +9,7 @@ mod blocking;
 pub mod chunk_reader;
 pub mod codec;
 pub mod config;
+pub mod copy;
 pub mod crypto;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,6 +27,7 @@ pub mod log;
 mod lru;
 pub mod manifest;
 pub mod pack;
+mod packer;
 pub mod prune;
 pub mod repair;
 pub mod repository;

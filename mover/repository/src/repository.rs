@@ -113,6 +113,32 @@ impl Repository {
     /// [`RepositoryError::AlreadyARepository`], [`RepositoryError::NotEmpty`],
     /// [`RepositoryError::LimitExceeded`] for settings out of bounds, storage errors.
     pub async fn init(backend: Arc<dyn Backend>, credential: &Credential, options: InitOptions) -> Result<Repository> {
+        Self::init_with(backend, credential, options, Secrets::generate).await
+    }
+
+    /// As [`Repository::init`], with the id and cut secrets, the chunker and the compression of `other`: chunks have
+    /// the same ids and boundaries in both, so that what is backed up into one deduplicates against what is copied from
+    /// the other. All other secrets are its own: a key of one opens nothing of the other.
+    ///
+    /// # Errors
+    /// As [`Repository::init`].
+    pub async fn init_like(
+        backend: Arc<dyn Backend>,
+        credential: &Credential,
+        options: InitOptions,
+        other: &Repository,
+    ) -> Result<Repository> {
+        let Config { chunker, compression, .. } = *other.config();
+        let options = InitOptions { chunker, compression, ..options };
+        Self::init_with(backend, credential, options, |id| Secrets::like(id, other.secrets())).await
+    }
+
+    async fn init_with(
+        backend: Arc<dyn Backend>,
+        credential: &Credential,
+        options: InitOptions,
+        draw: impl FnOnce(ObjectId) -> Secrets,
+    ) -> Result<Repository> {
         let out_of_bounds =
             |error: crate::codec::DecodeError| RepositoryError::LimitExceeded { what: error.to_string() };
         options.chunker.check().map_err(out_of_bounds)?;
@@ -126,7 +152,7 @@ impl Repository {
             chunker: options.chunker,
             compression: options.compression,
         };
-        let secrets = Secrets::generate(config.repository);
+        let secrets = draw(config.repository);
         let (secrets, slot_name, slot) = seal_slot(&blocking, secrets, credential, options.stretching).await?;
         keys::store_slot(backend.as_ref(), &slot_name, slot).await?;
         let created = backend.create(CONFIG_NAME, config.seal(&secrets)).await?;

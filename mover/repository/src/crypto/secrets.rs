@@ -90,6 +90,20 @@ impl Secrets {
         )
     }
 
+    /// Secrets of a new repository whose chunks have the ids and the boundaries of those of `other`: id and cut secret
+    /// are the same, all else is drawn anew.
+    pub(crate) fn like(repository: ObjectId, other: &Self) -> Self {
+        let fresh = Self::generate(repository);
+        let Self { structure, read, signing, admins, .. } = fresh;
+        Self::assemble(repository, other.id.clone(), other.cut.clone(), structure, read, signing, admins)
+    }
+
+    /// True if a chunk has the same id in both repositories.
+    pub(crate) fn shares_ids_with(&self, other: &Self) -> bool {
+        // Whoever is asked knows both keys: there is nobody to hide the time of the comparison from.
+        self.chunk_key == other.chunk_key
+    }
+
     /// Secrets of which those that decide what a run does (cut points, chunk ids) follow from `seed`,
     /// so that a simulated run can be replayed in another process.
     #[cfg(any(test, feature = "simulation"))]

@@ -30,7 +30,7 @@ pub(crate) use page::{Child, ListPage};
 pub use parent::{Parent, ParentMatch};
 pub use path::{check_path, is_within, path_cmp};
 pub use reader::ManifestReader;
-pub(crate) use reader::{decode_leaf, decode_structure_page, leaf_digests_match, read_inner};
+pub(crate) use reader::{StructureReader, decode_leaf, decode_structure_page, leaf_digests_match, read_inner};
 pub use root::ManifestRoot;
 
 #[cfg(test)]

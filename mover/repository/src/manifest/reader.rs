@@ -228,6 +228,34 @@ impl Cursor {
     }
 }
 
+/// Streams the contents of all entries of one manifest, in order, for whoever cannot read their names.
+pub(crate) struct StructureReader {
+    chunks: Arc<ChunkReader>,
+    cursor: Cursor,
+    leaf: VecDeque<Content>,
+}
+
+impl StructureReader {
+    /// A reader before the first entry. Nothing is read yet.
+    pub(crate) fn new(chunks: Arc<ChunkReader>, root: ManifestRoot) -> Self {
+        StructureReader { cursor: Cursor::new(chunks.clone(), root), chunks, leaf: VecDeque::new() }
+    }
+
+    /// The content of the next entry, `None` at the end.
+    ///
+    /// # Errors
+    /// As [`ManifestReader::find`].
+    pub(crate) async fn next(&mut self) -> Result<Option<Content>> {
+        while self.leaf.is_empty() {
+            let Some(child) = self.cursor.next_leaf().await? else { return Ok(None) };
+            let page = self.chunks.read(&child.structure).await?;
+            let object = || format!("manifest page {}", child.structure);
+            self.leaf = decode_structure_page(&page).map_err(RepositoryError::decoding(&object()))?.into();
+        }
+        Ok(self.leaf.pop_front())
+    }
+}
+
 /// Reads one inner page that must be of `level`.
 pub(crate) async fn read_inner(chunks: &ChunkReader, id: &ChunkId, level: u8) -> Result<InnerPage> {
     let object = || format!("manifest page {id}");

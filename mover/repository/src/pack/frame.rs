@@ -6,6 +6,7 @@
 //! allocates more than [`FRAME_BYTES_MAX`] whatever the bytes say. Buffers belong to one shard.
 
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use crate::codec::DecodeError;
@@ -74,6 +75,17 @@ impl CompressedFrame {
     pub(super) fn from_plaintext(bytes: Vec<u8>) -> Result<Self, DecodeError> {
         check_prefix(&bytes)?;
         Ok(Self { bytes })
+    }
+
+    /// The plain bytes, decoded anew; they stay as they are in the frame.
+    ///
+    /// # Errors
+    /// If they cannot be decoded.
+    pub(crate) fn decode(&self) -> Result<Cow<'_, [u8]>, DecodeError> {
+        match check_prefix(&self.bytes)? {
+            (Codec::Raw, _) => Ok(Cow::Borrowed(self.payload())),
+            (Codec::Zstd, plain_len) => decompress(self.payload(), plain_len).map(Cow::Owned),
+        }
     }
 
     /// What zstd made.

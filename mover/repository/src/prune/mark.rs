@@ -23,7 +23,17 @@ pub(crate) struct Marker<'a, F> {
 
 impl<'a, F: FnMut(ChunkId) -> Result<()>> Marker<'a, F> {
     pub(crate) fn new(chunks: &'a ChunkReader, visit: F) -> Self {
-        Marker { chunks, visited: HashSet::new(), visit }
+        Self::after(chunks, HashSet::new(), visit)
+    }
+
+    /// A marker that passes over pages, and what lies below them, which an earlier one has visited.
+    pub(crate) fn after(chunks: &'a ChunkReader, visited: HashSet<ChunkId>, visit: F) -> Self {
+        Marker { chunks, visited, visit }
+    }
+
+    /// The pages that were visited.
+    pub(crate) fn into_visited(self) -> HashSet<ChunkId> {
+        self.visited
     }
 
     /// Visits every chunk and page of a point, some of them more than once.
