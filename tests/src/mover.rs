@@ -102,6 +102,9 @@ impl Mover {
         for name in ["MOVER_REPO", "MOVER_PASSWORD", "MOVER_PASSWORD_FILE", "MOVER_KEY_FILE", "RUST_LOG"] {
             command.env_remove(name);
         }
+        for word in ["TO", "LIKE"] {
+            ["PASSWORD", "PASSWORD_FILE", "KEY_FILE"].map(|what| command.env_remove(format!("MOVER_{word}_{what}")));
+        }
         command.env("RUST_BACKTRACE", "0");
         command
     }

@@ -33,6 +33,7 @@ fn both_ways_within_the_budget(repo: &Repo, source: &Path) {
     let restored = finish(limit.wrap(&repo.command("restore", &arguments)), None);
     assert!(!limit.killed(), "restore took more than its budget and 64 MiB: {restored}");
     restored.expect(exit::DONE);
+    copies_within_the_budget(repo, &limit);
     let again = finish(limit.wrap(&backup), None);
     assert!(!limit.killed(), "the second backup took more than its budget and 64 MiB: {again}");
     again.expect(exit::DONE);
@@ -41,6 +42,25 @@ fn both_ways_within_the_budget(repo: &Repo, source: &Path) {
     let pruned = finish(limit.wrap(&prune), None);
     assert!(!limit.killed(), "prune took more than its budget and 64 MiB: {pruned}");
     pruned.expect(exit::DONE);
+}
+
+/// Copies all points to a repository with the same ids, and to one with others.
+fn copies_within_the_budget(repo: &Repo, limit: &MemoryLimit) {
+    for name in ["like", "other"] {
+        let place = repo.scratch().join(name);
+        let to = Repo::at(mover_tests::mover::scratch(), place.clone());
+        let mut init = to.command("init", &[] as &[&str]);
+        if name == "like" {
+            init.arg("--like").arg(repo.place()).arg("--like-password-file").arg(repo.password_file());
+        }
+        finish(init, None).expect(exit::DONE);
+        let mut copy = repo.command("copy", &["--memory", "128MiB", "--all"]);
+        copy.arg(&place).arg("--to-password-file").arg(to.password_file());
+        let copied = finish(limit.wrap(&copy), None);
+        assert!(!limit.killed(), "a copy took more than its budget and 64 MiB: {copied}");
+        copied.expect(exit::DONE);
+        std::fs::remove_dir_all(&place).expect("remove a repository");
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //!
 //! The clock of a client is not trusted. Log numbers are: a point lies between the records that admins wrote
 //! before and after it, and its time is moved into that span. A flood of points with forged dates therefore
-//! takes the places of the day on which it came, and of no other.
+//! takes the places of the day on which it came, and of no other. A point that an admin key copied from elsewhere keeps
+//! its time: it was finished before the run registered that brought it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -163,7 +164,11 @@ pub fn judge(
         }
         let signer = history.entry(number).map_or([0; 32], |entry| entry.signer.0);
         // One that was brought back is as old as it was.
-        let time = span.clamp(first[&point.id], point.finished);
+        let first = first[&point.id];
+        let time = match was_copied_by_admin(history, secrets, first, point) {
+            true => point.finished.min(now),
+            false => span.clamp(first, point.finished),
+        };
         let candidate = Candidate { id: point.id, number, time, tags: point.tags.clone() };
         groups.entry((point.set.as_str(), signer)).or_default().push((candidate, point));
     }
@@ -182,6 +187,15 @@ pub fn judge(
     }
     keep_what_is_needed(&mut verdicts, kept);
     verdicts
+}
+
+/// Whether an admin key brought it from another repository. No clock of one host makes a backup of its own older than its
+/// beginning.
+fn was_copied_by_admin(history: &History, secrets: &Secrets, first: LogNumber, point: &RecoveryPoint) -> bool {
+    history.entry(first).is_some_and(|entry| {
+        let registered = entry.open.as_ref().map(|open| open.started);
+        secrets.is_admin_key(&entry.signer) && registered.is_some_and(|registered| point.finished < registered)
+    })
 }
 
 /// Judges the points of one group, which are newest first: why each is kept.

@@ -100,6 +100,8 @@ pub enum Command {
     Dump(DumpArgs),
     /// Put files of a recovery point back
     Restore(RestoreArgs),
+    /// Copy recovery points into another repository
+    Copy(CopyArgs),
     /// Check the repository, and the stored data on request
     Verify(VerifyArgs),
     /// Rebuild what can be rebuilt
@@ -130,6 +132,16 @@ pub struct TryArgs {
 /// `mover init`
 #[derive(Args, Debug)]
 pub struct InitArgs {
+    /// Cut and name chunks as the repository FROM does, so that what `mover copy` brings from there and what is backed
+    /// up here directly is stored once. Its own password and keys open it all the same
+    #[arg(long, value_name = "FROM")]
+    pub like: Option<String>,
+    /// Read the password of FROM from the first line of this file
+    #[arg(long, value_name = "FILE", requires = "like", conflicts_with = "like_key_file")]
+    pub like_password_file: Option<PathBuf>,
+    /// Open FROM with this key file
+    #[arg(long, value_name = "FILE", requires = "like")]
+    pub like_key_file: Option<PathBuf>,
     /// Make a key file here (mode 0600) and let it open the repository
     #[arg(long, value_name = "FILE")]
     pub new_key_file: Option<PathBuf>,
@@ -322,6 +334,41 @@ pub struct RestoreArgs {
     /// What is told at the end.
     #[command(flatten)]
     pub stats: StatsArgs,
+}
+
+/// `mover copy`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "-r names the repository that is copied from. Only chunks that TO lacks are read and stored, and a copy that \
+was interrupted goes on from there. A point keeps its id, set, host, tags and times; one that TO has is skipped; those that \
+it depends on come along. A key of TO that may only add is enough, but `forget` then counts the points as of the day they \
+were copied.\n\
+Make TO with `mover init -r TO --like FROM`: chunks then have the same ids in both, manifests stay as they are, and only \
+what is missing is read. Between other repositories new content is read once to learn its ids.\n\
+Environment: MOVER_TO_PASSWORD, MOVER_TO_PASSWORD_FILE, MOVER_TO_KEY_FILE."
+)]
+pub struct CopyArgs {
+    /// The repository to copy into; `mover init` made it
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// `latest`, id prefixes, or times
+    #[arg(value_name = "POINT", required_unless_present = "all", conflicts_with = "all")]
+    pub points: Vec<String>,
+    /// All points, or with --set all of that set
+    #[arg(long)]
+    pub all: bool,
+    /// The set that the points belong to
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Say what would be sent, store nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Read the password of TO from the first line of this file
+    #[arg(long, value_name = "FILE", conflicts_with = "to_key_file")]
+    pub to_password_file: Option<PathBuf>,
+    /// Open TO with this key file
+    #[arg(long, value_name = "FILE")]
+    pub to_key_file: Option<PathBuf>,
 }
 
 /// `mover verify`

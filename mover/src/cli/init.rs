@@ -1,4 +1,4 @@
-//! `mover init`: makes a repository, and on request a key file that opens it.
+//! `mover init`: makes a repository, on request one that suits for copies of another, and a key file that opens it.
 
 use std::path::Path;
 
@@ -15,12 +15,15 @@ use super::Session;
 use super::args::InitArgs;
 use super::error::{CliError, Result};
 use super::exit::Exit;
+use super::other::Other;
 use super::{repository, secret};
 use crate::config::CredentialSource;
 
 /// Makes the repository.
 pub fn run(session: &Session, args: &InitArgs) -> Result<Exit> {
     let place = repository::place(session)?;
+    // before anything is made, and before a person is asked for the new password
+    let like = args.like.as_deref().map(|from| opened(session, args, from)).transpose()?;
     let backend = repository::backend(session, place, true)?;
     // with a new key file and no other credential named, nobody is asked for a password
     let key_only = args.new_key_file.is_some() && session.resolved.credential == CredentialSource::Prompt;
@@ -36,7 +39,10 @@ pub fn run(session: &Session, args: &InitArgs) -> Result<Exit> {
     };
     let who = repository::open_record(Role::Admin, "")?;
     let made = block_on(async {
-        let repository = Repository::init(backend, &first, options(session)).await?;
+        let repository = match &like {
+            Some(like) => Repository::init_like(backend, &first, options(session), like).await?,
+            None => Repository::init(backend, &first, options(session)).await?,
+        };
         if let Some(second) = &second {
             add_key(&repository, &who, second, KeyRights::Full, "made by init", Stretching::default()).await?;
         }
@@ -46,6 +52,12 @@ pub fn run(session: &Session, args: &InitArgs) -> Result<Exit> {
         key.keep();
     }
     report(session, &made, place, args)
+}
+
+/// The repository that the new one is to be like.
+fn opened(session: &Session, args: &InitArgs, from: &str) -> Result<Repository> {
+    let (password_file, key_file) = (args.like_password_file.as_ref(), args.like_key_file.as_ref());
+    Other { place: from, word: "like", password_file, key_file }.open(session)
 }
 
 fn options(session: &Session) -> InitOptions {
@@ -75,6 +87,11 @@ fn report(session: &Session, made: &Repository, place: &str, args: &InitArgs) ->
     }
     output
         .say("keep a copy of `config` and `keys/` elsewhere too, and again after `mover key`: nothing replaces them")?;
+    if let Some(like) = &args.like {
+        output.say(&format!(
+            "it names and cuts chunks as {like} does: `mover copy` between the two sends what is missing"
+        ))?;
+    }
     let fields = json!({ "repository": id, "place": place, "format": FORMAT_VERSION });
     output.object("summary", fields)?;
     Ok(Exit::Done)

@@ -8,6 +8,7 @@ mod backup;
 mod bandwidth;
 mod compare;
 mod config_show;
+mod copy;
 mod diff;
 mod doctor;
 mod dump;
@@ -22,6 +23,7 @@ mod init;
 mod interrupt;
 mod key;
 mod ls;
+mod other;
 mod output;
 mod point;
 mod points;
@@ -144,6 +146,7 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Diff(args) => diff::run(&session, args),
         Command::Dump(args) => dump::run(&session, args),
         Command::Restore(args) => restore::run(&session, args),
+        Command::Copy(args) => copy::run(&session, args),
         Command::Verify(args) => verify::run(&session, args),
         Command::Repair(args) => repair::run(&session, args),
         Command::Forget(args) => forget::run(&session, args),

@@ -27,10 +27,7 @@ const KEY_BYTES: usize = 32;
 /// Reads the secret that `source` names; `twice` asks a person to type a password a second time.
 pub fn read(source: &CredentialSource, twice: bool, output: &Output) -> Result<Credential> {
     match source {
-        CredentialSource::EnvironmentPassword => {
-            let value = Zeroizing::new(std::env::var_os("MOVER_PASSWORD").unwrap_or_default().into_vec());
-            credential(password(value, "MOVER_PASSWORD")?)
-        }
+        CredentialSource::EnvironmentPassword => from_variable("MOVER_PASSWORD"),
         CredentialSource::PasswordFile(path) => {
             let content = read_file(path, "password file", output)?;
             let line_end = content.iter().position(|byte| *byte == b'\n').unwrap_or(content.len());
@@ -39,8 +36,19 @@ pub fn read(source: &CredentialSource, twice: bool, output: &Output) -> Result<C
             credential(password(Zeroizing::new(line.to_vec()), &place)?)
         }
         CredentialSource::KeyFile(path) => key_credential(read_file(path, "key file", output)?),
-        CredentialSource::Prompt => credential(prompt(twice)?),
+        CredentialSource::Prompt => credential(prompt("password: ", twice, PROMPT_HELP)?),
     }
+}
+
+/// Takes a password from a variable of the environment.
+pub fn from_variable(name: &str) -> Result<Credential> {
+    let value = Zeroizing::new(std::env::var_os(name).unwrap_or_default().into_vec());
+    credential(password(value, name)?)
+}
+
+/// Asks for a password; `help` says how else it can be given, where there is nobody to ask.
+pub fn ask_for(question: &str, help: &str) -> Result<Credential> {
+    credential(prompt(question, false, help)?)
 }
 
 /// A password, or a recovery key that was typed as one.
@@ -135,14 +143,15 @@ pub fn random_hex() -> Result<Zeroizing<String>> {
     Ok(text)
 }
 
-fn prompt(twice: bool) -> Result<Zeroizing<String>> {
+/// How a password can be given without a terminal.
+const PROMPT_HELP: &str = "set MOVER_PASSWORD_FILE or MOVER_PASSWORD, or use --password-file or --key-file";
+
+fn prompt(question: &str, twice: bool, help: &str) -> Result<Zeroizing<String>> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(|_| {
-        CliError::usage(
-            "no password was given and there is no terminal to ask on",
-            "set MOVER_PASSWORD_FILE or MOVER_PASSWORD, or use --password-file or --key-file",
-        )
+        let asked = question.trim_end_matches([':', ' ']);
+        CliError::usage(format!("no {asked} was given and there is no terminal to ask on"), help)
     })?;
-    let first = ask(&mut terminal, "password: ")?;
+    let first = ask(&mut terminal, question)?;
     if first.is_empty() {
         return Err(CliError::usage("the password is empty", "type at least one character"));
     }

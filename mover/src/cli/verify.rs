@@ -11,7 +11,7 @@ use futures_lite::future::block_on;
 use mover_repository::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
 use mover_repository::log::{Outcome, Registration};
 use mover_repository::repository::Repository;
-use mover_repository::verify::{Data, ProofStatus, VerifyOptions, VerifyProgress, VerifyReport, verify};
+use mover_repository::verify::{Data, HurtFile, ProofStatus, VerifyOptions, VerifyProgress, VerifyReport, verify};
 use serde_json::{Map, Value, json};
 
 use super::Session;
@@ -19,6 +19,7 @@ use super::args::VerifyArgs;
 use super::error::{CliError, Result};
 use super::exit::Exit;
 use super::interrupt;
+use super::output::Output;
 use super::progress_view::{ProgressView, Snapshot};
 use super::repository;
 use super::terminal;
@@ -197,29 +198,33 @@ pub fn print(session: &Session, report: &VerifyReport, started: Instant) -> Resu
             output.line(&format!("DAMAGED {}: {}", error.object, error.reason))?;
         }
     }
-    for file in &report.hurt_files {
-        let path = match (file.root_path.as_slice(), file.path.as_slice()) {
-            (root, b"") => root.to_vec(),
-            (b"/", path) => [b"/", path].concat(),
-            (root, path) => [root, b"/", path].concat(),
-        };
-        let mut object = Map::new();
-        json_path(&mut object, &path);
-        object.insert("point".to_owned(), file.point.to_string().into());
-        object.insert("set".to_owned(), file.set.clone().into());
-        object.insert("reason".to_owned(), file.reason.clone().into());
-        output.object("hurt_file", Value::Object(object))?;
-        if !output.json {
-            let point = repository::short(&file.point);
-            output.line(&format!("LOST in {point}: {}: {}", escape(&path), file.reason))?;
-        }
-    }
+    report.hurt_files.iter().try_for_each(|file| print_hurt_file(output, file))?;
     let unlisted = (report.errors_total + report.hurt_files_total)
         .saturating_sub((report.errors.len() + report.hurt_files.len()) as u64);
     if unlisted > 0 {
         output.note(&format!("{unlisted} more are not listed"));
     }
     summarise(session, report, started)
+}
+
+/// A file that a recovery point has lost.
+pub(super) fn print_hurt_file(output: &Output, file: &HurtFile) -> Result<()> {
+    let path = match (file.root_path.as_slice(), file.path.as_slice()) {
+        (root, b"") => root.to_vec(),
+        (b"/", path) => [b"/", path].concat(),
+        (root, path) => [root, b"/", path].concat(),
+    };
+    let mut object = Map::new();
+    json_path(&mut object, &path);
+    object.insert("point".to_owned(), file.point.to_string().into());
+    object.insert("set".to_owned(), file.set.clone().into());
+    object.insert("reason".to_owned(), file.reason.clone().into());
+    output.object("hurt_file", Value::Object(object))?;
+    if output.json {
+        return Ok(());
+    }
+    let point = repository::short(&file.point);
+    output.line(&format!("LOST in {point}: {}: {}", escape(&path), file.reason))
 }
 
 fn summarise(session: &Session, report: &VerifyReport, started: Instant) -> Result<Exit> {

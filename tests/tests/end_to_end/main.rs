@@ -3,6 +3,7 @@
 //! Runs on temporary directories only; counts come from `--json` summaries and from `strace`, never from clocks.
 
 mod commands;
+mod copy;
 mod fidelity;
 mod filters;
 mod hard_links;

@@ -247,3 +247,23 @@ fn a_long_backup_ends_after_an_admin_who_began_later() {
         judge(&history, timeline.bench.repository.secrets(), &policy, &TimeZone::UTC, UnixNanos(9 * DAY), |_| true);
     assert_eq!(verdicts[0].time, finished);
 }
+
+/// Points of four days that were copied in one night all counted as that night's, behind the record of an admin.
+#[test]
+fn points_that_an_admin_copied_are_as_old_as_they_were() {
+    let timeline = Timeline::new();
+    timeline.admin(8);
+    let bring = |client: &Bench, day: i128| {
+        let registration = block_on(client.repository.register(Timeline::open(Role::Writer, 9))).unwrap();
+        let finished = UnixNanos(day * DAY);
+        let point = RecoveryPoint { finished, parent: None, depends_on: None, ..crate::testing::point("set") };
+        block_on(registration.commit(Outcome::RecoveryPoint(point.clone()))).unwrap();
+        point.id
+    };
+    let copied: Vec<ObjectId> = (1..=4).map(|day| bring(&timeline.bench, day)).collect();
+    let client = timeline.bench.put_only_client();
+    let forged: Vec<ObjectId> = (1..=4).map(|day| bring(&client, day)).collect();
+    let kept = timeline.kept(&periods(&[(Period::Day, 8)]), 10);
+    assert!(copied.iter().all(|point| kept.contains(point)), "each has a day of its own");
+    assert_eq!(kept.iter().filter(|point| forged.contains(point)).count(), 1, "who may only add is not believed");
+}
