@@ -103,7 +103,9 @@ impl Mover {
             command.env_remove(name);
         }
         for word in ["TO", "LIKE"] {
-            ["PASSWORD", "PASSWORD_FILE", "KEY_FILE"].map(|what| command.env_remove(format!("MOVER_{word}_{what}")));
+            for what in ["PASSWORD", "PASSWORD_FILE", "KEY_FILE"] {
+                command.env_remove(format!("MOVER_{word}_{what}"));
+            }
         }
         command.env("RUST_BACKTRACE", "0");
         command
