@@ -47,6 +47,12 @@ impl ChunkReader {
         }
     }
 
+    /// A reader through the same index with a cache of its own. Whoever reads ahead holds the frame that is on its way
+    /// until it is asked again: another one on the same thread that waits for this frame would wait for ever.
+    pub(crate) fn apart(&self, cache_bytes: usize) -> Arc<ChunkReader> {
+        Arc::new(ChunkReader::new(&self.repository, self.index.clone(), cache_bytes))
+    }
+
     /// The index that it reads through.
     pub fn index(&self) -> &Arc<Index> {
         &self.index
