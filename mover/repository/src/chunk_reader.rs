@@ -1,14 +1,17 @@
 //! Reads single chunks: authenticated, hash checked, from any location that is left.
 //!
 //! A bounded cache keeps decoded frames, for small chunks share one and pages are read again; readers
-//! that want the same frame at once wait for the first. Must never return bytes whose keyed hash is
+//! that want the same frame at once share one read, which any of them drives to its end: the one that began it may be
+//! a read ahead that its own thread looks at only later. Must never return bytes whose keyed hash is
 //! not the id that was asked for. Shared by all threads; decoding runs on the caller's.
 
-use std::future::poll_fn;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{Shared, WeakShared};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
@@ -24,6 +27,8 @@ use crate::repository::Repository;
 const OPENERS_MAX: usize = 256;
 
 type FrameKey = (PackRef, u32);
+/// A read of a frame that several wait for.
+type Loading = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
 
 /// Reads chunks of one repository through one index.
 pub struct ChunkReader {
@@ -31,8 +36,8 @@ pub struct ChunkReader {
     index: Arc<Index>,
     frames: Mutex<Lru<FrameKey, Bytes>>,
     openers: Mutex<Lru<PackRef, Arc<PackOpener>>>,
-    /// Frames that somebody reads now, and who waits for them.
-    in_flight: Mutex<HashMap<FrameKey, Vec<Waker>>>,
+    /// Frames that somebody reads now.
+    in_flight: Mutex<HashMap<FrameKey, WeakShared<Loading>>>,
 }
 
 impl ChunkReader {
@@ -45,12 +50,6 @@ impl ChunkReader {
             openers: Mutex::new(Lru::new(OPENERS_MAX)),
             in_flight: Mutex::new(HashMap::new()),
         }
-    }
-
-    /// A reader through the same index with a cache of its own. Whoever reads ahead holds the frame that is on its way
-    /// until it is asked again: another one on the same thread that waits for this frame would wait for ever.
-    pub(crate) fn apart(&self, cache_bytes: usize) -> Arc<ChunkReader> {
-        Arc::new(ChunkReader::new(&self.repository, self.index.clone(), cache_bytes))
     }
 
     /// The index that it reads through.
@@ -124,52 +123,42 @@ impl ChunkReader {
 
     async fn frame(&self, location: &Location) -> Result<Bytes> {
         let key = (location.pack, location.frame);
-        loop {
-            if let Some(frame) = self.frames.lock().get(&key) {
-                return Ok(frame);
-            }
-            if let Some(flight) = self.take_off(key) {
-                let frame = self.load_frame(location).await;
-                if let Ok(bytes) = &frame {
-                    self.frames.lock().insert(key, bytes.clone(), bytes.len() + 128);
-                }
-                drop(flight);
-                return frame;
-            }
-            self.wait_for(key).await;
+        if let Some(frame) = self.frames.lock().get(&key) {
+            return Ok(frame);
         }
+        let loading = self.take_part(key, self.opener(location.pack)?, location);
+        let frame = loading.clone().await;
+        if let Ok(bytes) = &frame {
+            self.frames.lock().insert(key, bytes.clone(), bytes.len() + 128);
+        }
+        // Only now: who comes meanwhile takes part, and who comes later finds it in the cache.
+        self.in_flight.lock().remove(&key);
+        drop(loading);
+        frame
     }
 
-    async fn load_frame(&self, location: &Location) -> Result<Bytes> {
-        let opener = self.opener(location.pack)?;
-        let name = self.index.pack(location.pack).object_name();
-        let from = u64::from(location.frame_offset);
-        let read = self.repository.backend().get_range(&name, from..from + u64::from(location.frame_bytes));
-        let sealed = read.await.map_err(|error| unreadable(error, &name))?;
-        opener.open_frame_bytes(location.frame, sealed)
-    }
-
-    /// Becomes the one who reads a frame, unless somebody is.
-    fn take_off(&self, key: FrameKey) -> Option<Flight<'_>> {
+    /// Takes part in the read of a frame, or begins it.
+    fn take_part(&self, key: FrameKey, opener: Arc<PackOpener>, location: &Location) -> Shared<Loading> {
         let mut in_flight = self.in_flight.lock();
-        if in_flight.contains_key(&key) {
-            return None;
+        if let Some(loading) = in_flight.get(&key).and_then(WeakShared::upgrade) {
+            return loading;
         }
-        in_flight.insert(key, Vec::new());
-        Some(Flight { reader: self, key })
-    }
-
-    async fn wait_for(&self, key: FrameKey) {
-        poll_fn(|context| match self.in_flight.lock().get_mut(&key) {
-            None => Poll::Ready(()),
-            Some(waiting) => {
-                if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                    waiting.push(context.waker().clone());
-                }
-                Poll::Pending
-            }
-        })
-        .await;
+        if let Some(frame) = self.frames.lock().get(&key) {
+            let there: Loading = Box::pin(std::future::ready(Ok(frame)));
+            return there.shared();
+        }
+        let name = self.index.pack(location.pack).object_name();
+        let (from, number) = (u64::from(location.frame_offset), location.frame);
+        let read = self.repository.backend().get_range(&name, from..from + u64::from(location.frame_bytes));
+        let load: Loading = Box::pin(async move {
+            let sealed = read.await.map_err(|error| unreadable(error, &name))?;
+            opener.open_frame_bytes(number, sealed)
+        });
+        let loading = load.shared();
+        if let Some(weak) = loading.downgrade() {
+            in_flight.insert(key, weak);
+        }
+        loading
     }
 
     fn corrupt(&self, location: &Location, reason: &str) -> RepositoryError {
@@ -187,27 +176,15 @@ pub(crate) fn unreadable(error: StorageError, name: &str) -> RepositoryError {
     }
 }
 
-/// The right to read one frame. Ends when dropped, also with a cancelled future, and wakes all who
-/// wait: each then finds the frame in the cache or reads it.
-struct Flight<'a> {
-    reader: &'a ChunkReader,
-    key: FrameKey,
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        let waiting = self.reader.in_flight.lock().remove(&self.key);
-        waiting.into_iter().flatten().for_each(Waker::wake);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
     use std::pin::pin;
-    use std::task::Context;
+    use std::task::{Context, Waker};
 
     use super::*;
+    use crate::backend::faulty::Operation;
+    use crate::backend::{Backend, FaultyBackend, LocalBackend};
+    use crate::index::Absent;
     use crate::pack::PackClass;
     use crate::testing::{Bench, block_on, noise};
 
@@ -225,6 +202,31 @@ mod tests {
         assert!(matches!(block_on(bench.reader().read(&ChunkId([1; 32]))), Err(RepositoryError::MissingObject { .. })));
     }
 
+    /// Two manifests that were read ahead of one another on one thread waited for ever: each held a frame that the other
+    /// one wanted.
+    #[test]
+    fn who_wants_a_frame_that_is_read_ahead_does_not_wait_for_who_reads_it() {
+        let bench = Bench::new();
+        let pack = bench.pack(1, PackClass::Data, &[vec![noise(1, 500), noise(2, 500)]]);
+        bench.segment(&[pack]);
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().to_str().unwrap();
+        let disk = LocalBackend::open(place, true).unwrap();
+        let names = block_on(bench.store.list("")).unwrap();
+        names.iter().for_each(|object| _ = block_on(disk.create(&object.name, bench.bytes(&object.name))).unwrap());
+        let counted = FaultyBackend::new(Arc::new(disk));
+        let repository = bench.repository.moved_to(Arc::new(counted.clone()));
+        let index = block_on(Index::load_without(&repository, Absent::default(), 1 << 20)).unwrap();
+        let reader = ChunkReader::new(&repository, Arc::new(index), 1 << 20);
+        let ids = [1, 2].map(|seed| repository.secrets().chunk_id(&noise(seed, 500)));
+        let before = counted.count(Operation::GetRange, "packs");
+        let mut ahead = pin!(reader.read(&ids[0]));
+        let _ = ahead.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(block_on(reader.read(&ids[1])).unwrap(), noise(2, 500));
+        assert_eq!(block_on(ahead).unwrap(), noise(1, 500));
+        assert_eq!(counted.count(Operation::GetRange, "packs") - before, 1, "it is read once");
+    }
+
     #[test]
     fn who_waits_for_a_frame_goes_on_when_its_reader_is_cancelled() {
         let bench = Bench::new();
@@ -233,11 +235,10 @@ mod tests {
         let reader = bench.reader();
         let ids = [1, 2].map(|seed| bench.repository.secrets().chunk_id(&noise(seed, 500)));
         let location = block_on(reader.index().lookup(&ids[0])).unwrap().unwrap();
-        let flight = reader.take_off((location.pack, location.frame)).unwrap();
-        let mut waiting = pin!(reader.read(&ids[1]));
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(waiting.as_mut().poll(&mut context).is_pending());
-        drop(flight);
+        let opener = reader.opener(location.pack).unwrap();
+        let begun = reader.take_part((location.pack, location.frame), opener, &location);
+        let waiting = reader.read(&ids[1]);
+        drop(begun);
         assert_eq!(block_on(waiting).unwrap(), noise(2, 500));
         // The other chunk of the frame comes from the cache.
         bench.store.remove(&reader.index().pack(location.pack).object_name());

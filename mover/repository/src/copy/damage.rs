@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::PAGES_AHEAD_BYTES;
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
@@ -72,7 +71,7 @@ impl Damage {
         path: &mut Vec<u8>,
         files: &mut Vec<HurtFile>,
     ) -> Result<()> {
-        let mut reader = ManifestReader::new(chunks.apart(PAGES_AHEAD_BYTES), fileset.root);
+        let mut reader = ManifestReader::new(Arc::clone(chunks), fileset.root);
         while files.len() < LISTED_MAX
             && let Some(entry) = block_on(reader.next())?
         {

@@ -5,11 +5,13 @@
 //! wait until the chunks of their window are in TO. Memory: a window of pieces, [`HELD_BYTES_MAX`] of entries, one id
 //! a page.
 
+use std::sync::Arc;
+
 use hashbrown::HashSet;
 
 use super::reference::Reference;
 use super::window::Window;
-use super::{Job, PAGES_AHEAD_BYTES, Trouble};
+use super::{Job, Trouble};
 use crate::blocking::block_on;
 use crate::error::{RepositoryError, Result as RepositoryResult};
 use crate::ids::ChunkId;
@@ -72,7 +74,7 @@ impl<'r, 'w> Rebuilder<'r, 'w> {
 
     fn manifest(&mut self, root: &ManifestRoot, packer: &mut Packer<'_>) -> Result<ManifestRoot, Trouble> {
         let mut builder = ManifestBuilder::new(self.job.to);
-        let mut reader = ManifestReader::new(self.job.from_chunks.apart(PAGES_AHEAD_BYTES), *root);
+        let mut reader = ManifestReader::new(Arc::clone(&self.job.from_chunks), *root);
         while let Some(entry) = block_on(reader.next()).map_err(Trouble::Point)? {
             self.look_at(&entry, &mut builder, packer)?;
             self.held_bytes += held_bytes(&entry);

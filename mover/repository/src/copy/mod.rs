@@ -55,9 +55,6 @@ use window::Window;
 /// Memory that a pair of ids takes in the table of those that are known.
 const KNOWN_PAIR_BYTES: usize = 224;
 
-/// Decoded frames that a walk through a manifest keeps for itself.
-const PAGES_AHEAD_BYTES: usize = 4 << 20;
-
 /// How to copy.
 #[derive(Debug, Clone)]
 pub struct CopyOptions {

@@ -11,13 +11,16 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::Job;
 use super::window::Window;
-use super::{Job, PAGES_AHEAD_BYTES};
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::Result;
 use crate::log::{History, RecoveryPoint};
 use crate::manifest::{Content, ContentReader, Entry, ManifestReader, Piece, StructureReader, path_cmp};
+
+/// Decoded pages of TO that are kept.
+const TO_PAGES_BYTES: usize = 4 << 20;
 
 /// See the module.
 pub(super) struct Reference {
@@ -56,7 +59,7 @@ impl Reference {
             from: here.clone(),
             to: there.clone(),
             from_chunks: Arc::clone(&job.from_chunks),
-            to_chunks: Arc::new(ChunkReader::new(job.to, Arc::clone(&job.to_index), PAGES_AHEAD_BYTES)),
+            to_chunks: Arc::new(ChunkReader::new(job.to, Arc::clone(&job.to_index), TO_PAGES_BYTES)),
             walk: None,
         })
     }
@@ -65,7 +68,7 @@ impl Reference {
     pub(super) fn begin(&mut self, root_path: &[u8]) {
         let at = self.from.filesets.iter().position(|fileset| fileset.root_path == root_path);
         self.walk = at.map(|at| Walk {
-            from: ManifestReader::new(self.from_chunks.apart(PAGES_AHEAD_BYTES), self.from.filesets[at].root),
+            from: ManifestReader::new(Arc::clone(&self.from_chunks), self.from.filesets[at].root),
             to: StructureReader::new(Arc::clone(&self.to_chunks), self.to.filesets[at].root),
             at: None,
             pieces: None,
