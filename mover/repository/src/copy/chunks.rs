@@ -135,7 +135,7 @@ impl Worker<'_> {
             Ok((frame, plain))
         });
         let Ok((frame, plain)) = decoded else {
-            return wanted.iter().try_for_each(|chunk| self.from_elsewhere(class, &chunk.id));
+            return wanted.iter().try_for_each(|chunk| self.find_elsewhere(class, &chunk.id));
         };
         let mut sound = Vec::with_capacity(wanted.len());
         let (mut filled, mut lost) = (0, Vec::new());
@@ -158,7 +158,7 @@ impl Worker<'_> {
         } else {
             sound.into_iter().try_for_each(|chunk| self.store(class, &chunk))?;
         }
-        lost.iter().try_for_each(|id| self.from_elsewhere(class, id))
+        lost.iter().try_for_each(|id| self.find_elsewhere(class, id))
     }
 
     /// Learns the id in TO of a chunk, and whether TO lacks it.
@@ -179,7 +179,7 @@ impl Worker<'_> {
         self.packer.gather(class, chunk.id, chunk.bytes)
     }
 
-    fn from_elsewhere(&mut self, class: PackClass, id: &ChunkId) -> Result<()> {
+    fn find_elsewhere(&mut self, class: PackClass, id: &ChunkId) -> Result<()> {
         match block_on(self.job.from_chunks.read(id)) {
             Ok(bytes) => {
                 let chunk = self.look_up(*id, &bytes);
