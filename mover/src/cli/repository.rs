@@ -303,6 +303,7 @@ pub fn chunk_reader(session: &Session, repository: &Repository, history: &Histor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bandwidth;
     use crate::cli::exit::Exit;
     use crate::cli::output::Output;
     use crate::cli::units::Size;
@@ -332,7 +333,10 @@ mod tests {
             let flags =
                 Settings { cache_dir: Some(cache.clone()), cache_size: Some(Size(cache_size)), ..Settings::default() };
             let resolved = config::load(flags, None, |_| None).unwrap().resolve(1).unwrap();
-            let session = Session { output: Arc::new(Output::new(false, true)), resolved };
+            let output = Arc::new(Output::new(false, true));
+            let settings = resolved.settings.bandwidth.clone();
+            let bandwidth = bandwidth::start(&output, &settings, settings.clone(), None);
+            let session = Session { output, resolved, bandwidth };
             let backend = behind_cache(&session, place, Arc::new(MemoryBackend::new()));
             block_on(backend.create("index/a", bytes::Bytes::from_static(b"a"))).unwrap();
             std::fs::remove_dir_all(cache).is_ok()

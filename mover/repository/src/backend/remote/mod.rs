@@ -185,7 +185,7 @@ impl Backend for RemoteBackend {
     }
 
     fn stream(&self, name: &str) -> Box<dyn ObjectWriter> {
-        RemoteWriter::new(Arc::clone(&self.client), name, self.path("write", name))
+        RemoteWriter::begin(Arc::clone(&self.client), name, self.path("write", name))
     }
 
     fn barrier(&self) -> IoFuture<()> {

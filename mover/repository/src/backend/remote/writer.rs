@@ -35,7 +35,7 @@ pub(super) struct RemoteWriter {
 }
 
 impl RemoteWriter {
-    pub(super) fn new(client: Arc<Client>, name: &str, path: Result<Path, StorageError>) -> Box<dyn ObjectWriter> {
+    pub(super) fn begin(client: Arc<Client>, name: &str, path: Result<Path, StorageError>) -> Box<dyn ObjectWriter> {
         let path = match path {
             Ok(path) => path,
             Err(error) => return Box::new(Refused(error)),
