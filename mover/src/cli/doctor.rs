@@ -105,7 +105,7 @@ fn store(session: &Session, place: &str) -> Result<Vec<Check>> {
         true => (Status::Ok, format!("{} can be trusted with a repository", backend.describe())),
         false => (Status::Fail, format!("{} cannot be trusted with a repository", backend.describe())),
     };
-    checks.push(check("place", status, detail, "use a directory on a local file system such as ext4, xfs or btrfs"));
+    checks.push(check("place", status, detail, "use a directory on a local file system such as ext4, xfs or btrfs, or a store that creates an object only if there is none"));
     Ok(checks)
 }
 
