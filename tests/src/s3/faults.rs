@@ -111,6 +111,8 @@ pub enum Fault {
         /// The key whose bytes come.
         key: String,
     },
+    /// A write takes place whatever its condition says, as at a store that does not know conditions.
+    IgnoreConditions,
     /// A listing lacks the objects of the last creations that the server recorded.
     ListLate {
         /// So many creations are missing.
@@ -125,6 +127,7 @@ pub struct Rule {
     kind: Option<Kind>,
     method: Option<String>,
     key_prefix: String,
+    access_key: Option<String>,
     skip: u64,
     times: u64,
 }
@@ -132,7 +135,7 @@ pub struct Rule {
 impl Rule {
     /// All requests meet this fault, for ever, until told otherwise.
     pub fn new(fault: Fault) -> Rule {
-        Rule { fault, kind: None, method: None, key_prefix: String::new(), skip: 0, times: u64::MAX }
+        Rule { fault, kind: None, method: None, key_prefix: String::new(), access_key: None, skip: 0, times: u64::MAX }
     }
 
     /// Only requests of this kind.
@@ -153,6 +156,12 @@ impl Rule {
         self
     }
 
+    /// Only requests that are signed by this key.
+    pub fn access_key(mut self, key: &str) -> Rule {
+        self.access_key = Some(key.to_owned());
+        self
+    }
+
     /// The first `count` matching requests are spared.
     pub fn skip(mut self, count: u64) -> Rule {
         self.skip = count;
@@ -168,6 +177,7 @@ impl Rule {
     fn matches(&self, request: &Request) -> bool {
         self.kind.is_none_or(|kind| kind == request.kind)
             && self.method.as_ref().is_none_or(|method| *method == request.method)
+            && self.access_key.as_ref().is_none_or(|key| *key == request.access_key)
             && request.key.starts_with(&self.key_prefix)
     }
 }

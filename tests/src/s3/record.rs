@@ -3,8 +3,9 @@
 //! A request is recorded before a fault or the store sees it, and gets its status once the answer begins.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
-use hyper::header::{CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH, RANGE};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, IF_MATCH, IF_NONE_MATCH, RANGE};
 use hyper::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
@@ -40,6 +41,10 @@ pub enum Kind {
 /// One recorded request.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// When it arrived.
+    pub arrived: Instant,
+    /// The key that it is signed by; empty where it is not signed in its header.
+    pub access_key: String,
     /// The HTTP method.
     pub method: String,
     /// What it wants.
@@ -91,7 +96,13 @@ impl Request {
             Kind::List => value_of("prefix").unwrap_or_default(),
             _ => percent_decode_str(raw_key).decode_utf8_lossy().into_owned(),
         };
+        let signer = header(AUTHORIZATION).and_then(|line| {
+            let (_, behind) = line.split_once("Credential=")?;
+            Some(behind.split_once('/')?.0.to_owned())
+        });
         Request {
+            arrived: Instant::now(),
+            access_key: signer.unwrap_or_default(),
             method: parts.method.to_string(),
             kind,
             key,

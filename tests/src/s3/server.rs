@@ -1,7 +1,7 @@
 //! A real S3 server in this process: `s3s-fs` over a temporary directory, with signatures checked.
 //!
 //! It listens on 127.0.0.1 at a free port, runs on two threads of its own, and stops and leaves nothing when it is
-//! dropped. It has one key pair; anyone else gets 403. No object lock and no versions: [`super::SeaweedFs`] has them.
+//! dropped. It has two keys; anyone else gets 403. No object lock and no versions: [`super::SeaweedFs`] has them.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -22,9 +22,11 @@ use super::service::Service;
 use super::store::Store;
 use super::tls;
 
-/// The only access key.
+/// The access key of the environment.
 pub(super) const ACCESS_KEY: &str = "MOVERTESTKEY";
-/// Its secret.
+/// A second one, with the same secret.
+const OTHER_ACCESS_KEY: &str = "MOVERTESTOTHERKEY";
+/// The secret of both.
 pub(super) const SECRET_KEY: &str = "the/secret+of/every/test/server";
 /// The region that the server says it is in.
 pub(super) const REGION: &str = "eu-central-1";
@@ -78,7 +80,9 @@ impl S3Server {
             false => (None, None),
         };
         let mut builder = S3ServiceBuilder::new(Store::new(root));
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+        keys.register(OTHER_ACCESS_KEY.to_owned(), SECRET_KEY.into());
+        builder.set_auth(keys);
         let (faults, record) = (Arc::new(Faults::default()), Arc::new(Record::default()));
         let service = Service { store: builder.build(), faults: Arc::clone(&faults), record: Arc::clone(&record) };
 
@@ -126,6 +130,11 @@ impl S3Server {
             ("AWS_ENDPOINT_URL", self.endpoint_at(address)),
         ];
         common.into_iter().chain(ca).map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Both keys that it lets in: the one of the environment, and another with the same secret.
+    pub fn access_keys() -> [&'static str; 2] {
+        [ACCESS_KEY, OTHER_ACCESS_KEY]
     }
 
     /// The certificate of the private authority, where there is TLS.

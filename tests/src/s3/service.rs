@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::faults::{Answer, Fault, Faults};
 use super::record::{Place, Record, Request};
-use super::store::{Hidden, Instead};
+use super::store::{Hidden, Instead, Unconditional};
 
 /// Time that bytes before a cut get to leave this process; the cut itself would discard them.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -53,6 +53,9 @@ impl Service {
             Some(Fault::ShortenTo { bytes }) => damage = Some(Damage::Shorten(*bytes)),
             Some(Fault::OtherObject { key }) => {
                 parts.extensions.insert(Instead(key.clone()));
+            }
+            Some(Fault::IgnoreConditions) => {
+                parts.extensions.insert(Unconditional);
             }
             Some(Fault::ListLate { creations }) => {
                 let keys = self.record.created_last(*creations).into_iter().collect();

@@ -1,9 +1,10 @@
-//! The store behind the in-process server: `s3s-fs` with four things mended or made breakable.
+//! The store behind the in-process server: `s3s-fs` with five things mended or made breakable.
 //!
 //! - Conditional writes are atomic as on S3: `s3s-fs` looks first and writes later, so that two could win.
+//! - An upload that is over is missing, as on S3: `s3s-fs` calls it denied.
 //! - Objects are read in large pieces: `s3s-fs` reads 4 KiB at a time, which a fast link would notice.
-//! - [`Instead`] and [`Hidden`], put into the request's extensions by the faults, change what is read or listed. This is
-//!   behind the check of the signature, which a changed request would not pass.
+//! - [`Instead`], [`Hidden`] and [`Unconditional`], put into the request's extensions by the faults, change what is read,
+//!   listed or written. This is behind the check of the signature, which a changed request would not pass.
 //!
 //! The body of a conditional write is held in memory: nothing may wait for a slow client while it holds the key.
 
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_lite::{StreamExt, stream};
 use s3s::dto::*;
-use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::task::spawn_blocking;
 
@@ -33,6 +34,10 @@ pub(super) struct Instead(pub String);
 /// A listing lacks these keys.
 #[derive(Debug, Clone)]
 pub(super) struct Hidden(pub HashSet<String>);
+
+/// A write takes place whatever its condition says.
+#[derive(Debug, Clone)]
+pub(super) struct Unconditional;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = S3Result<S3Response<T>>> + Send + 'a>>;
 type KeyLock = Arc<tokio::sync::Mutex<()>>;
@@ -72,6 +77,9 @@ impl Store {
     }
 
     async fn write(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        if request.extensions.get::<Unconditional>().is_some() {
+            (request.input.if_none_match, request.input.if_match) = (None, None);
+        }
         if request.input.if_none_match.is_none() && request.input.if_match.is_none() {
             return self.files.put_object(request).await;
         }
@@ -93,7 +101,12 @@ impl Store {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let lock = self.lock_of(&request.input.bucket, &request.input.key);
         let _held = lock.lock().await;
-        self.files.complete_multipart_upload(request).await
+        let completed = self.files.complete_multipart_upload(request).await;
+        // Signatures were checked before: what is denied here is an upload that does not exist, or not any more.
+        completed.map_err(|error| match error.code() {
+            S3ErrorCode::AccessDenied => s3_error!(NoSuchUpload),
+            _ => error,
+        })
     }
 
     async fn list(&self, request: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
