@@ -87,7 +87,13 @@ impl Client {
                 self.wire.patience.succeeded();
                 Ok(value)
             }
-            (Err(error), note) => Err(judge(&error, &note)),
+            (Err(error), note) => {
+                let failed = judge(&error, &note);
+                if failed.is_expired {
+                    self.wire.expired.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(failed)
+            }
         }
     }
 

@@ -29,18 +29,19 @@ impl std::error::Error for RemoteCause {}
 pub(super) struct Failed {
     pub trouble: Trouble,
     pub kind: StorageErrorKind,
+    /// The token was good before, and its source may have another.
+    pub is_expired: bool,
     message: String,
     help: Option<&'static str>,
 }
 
 impl Failed {
     fn new(trouble: Trouble, kind: StorageErrorKind, message: impl Into<String>) -> Self {
-        Self { trouble, kind, message: message.into(), help: None }
+        Self { trouble, kind, is_expired: false, message: message.into(), help: None }
     }
 
     fn refused(message: impl Into<String>, help: &'static str) -> Self {
-        let help = Some(help);
-        Self { trouble: Trouble::Final, kind: StorageErrorKind::Refused, message: message.into(), help }
+        Self { help: Some(help), ..Self::new(Trouble::Final, StorageErrorKind::Refused, message) }
     }
 
     /// A failure of the way to the store that may be over soon.
@@ -66,10 +67,32 @@ impl Failed {
 
 /// Reads an error of the client library and what was noted of the answer.
 pub(super) fn judge(error: &object_store::Error, note: &Note) -> Failed {
+    if note.is_metadata {
+        return no_credentials(error, note);
+    }
     match note.status {
         None => not_answered(error, note),
         Some(status) => answered(status, &error.to_string(), note),
     }
+}
+
+/// The last source of credentials had none. A machine that has such a service may be slow to have it.
+fn no_credentials(error: &object_store::Error, note: &Note) -> Failed {
+    let cause = match (note.status, &note.broken) {
+        (Some(status), _) => format!("HTTP {status}"),
+        (None, Some(broken)) => broken.clone(),
+        (None, None) => innermost(error),
+    };
+    let message = format!(
+        "there are no credentials: none were named, and the metadata service of this machine gave none: {cause}"
+    );
+    let help = "set the key and the secret of the store in the environment, such as AWS_ACCESS_KEY_ID and \
+                AWS_SECRET_ACCESS_KEY, or name a file that has them by AWS_SHARED_CREDENTIALS_FILE";
+    let trouble = match note.status {
+        Some(400..=499) => Trouble::Final,
+        _ => Trouble::Network,
+    };
+    Failed { trouble, ..Failed::refused(message, help) }
 }
 
 fn not_answered(error: &object_store::Error, note: &Note) -> Failed {
@@ -94,7 +117,8 @@ fn not_answered(error: &object_store::Error, note: &Note) -> Failed {
         let help = "check whether the endpoint is http:// or https://";
         return Failed::refused(format!("the store does not speak the protocol of its address: {broken}"), help);
     }
-    Failed::network(broken.clone())
+    let help = "check the network and the endpoint of the store; --patience says how long it is asked again";
+    Failed { help: Some(help), ..Failed::network(broken.clone()) }
 }
 
 pub(super) fn innermost(error: &dyn std::error::Error) -> String {
@@ -158,7 +182,10 @@ fn by_code(code: &str, said: &str, text: &str, note: &Note) -> Option<Failed> {
         | "IllegalLocationConstraintException" => {
             wrong_region(element(text, "Region").or(note.region.as_deref()), said)
         }
-        "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" => Failed::network(said),
+        "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" => {
+            let help = "renew the credentials where they come from; mover reads them again by itself";
+            Failed { help: Some(help), is_expired: true, ..Failed::network(said) }
+        }
         // Damaged on the way: the store refused it, and the bytes here are still right.
         "BadDigest"
         | "InvalidDigest"

@@ -8,6 +8,7 @@
 //! Must never take an answer that is not the store's for one, nor send anything where TLS was asked for and is not proved.
 
 mod client;
+mod credentials;
 mod error;
 mod flow;
 mod place;

@@ -11,6 +11,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::multipart::MultipartStore;
 use object_store::{ObjectStore, RetryConfig};
 
+use super::credentials;
 use super::transport::Transport;
 use crate::backend::{StorageError, StorageErrorKind, check_name};
 
@@ -91,6 +92,7 @@ impl RemotePlace {
     ) -> object_store::Result<Arc<dyn Store>> {
         let url = format!("{}://{}", self.url().split_once(':').map_or("", |(scheme, _)| scheme), self.bucket);
         let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let wire = Arc::clone(transport.wire());
         let named = |beginning: &str| {
             let settings =
                 environment.iter().filter(move |(name, value)| name.starts_with(beginning) && !value.is_empty());
@@ -112,7 +114,9 @@ impl RemotePlace {
                 }
                 let endpoint = endpoint(environment);
                 let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-                Arc::new(builder.with_allow_http(is_plain).build()?)
+                let builder = builder.with_allow_http(is_plain);
+                let credentials = credentials::provider(&builder, environment, &wire)?;
+                Arc::new(builder.with_credentials(credentials).build()?)
             }
             Vendor::Google => {
                 let mut builder =

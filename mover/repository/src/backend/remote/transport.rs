@@ -30,6 +30,17 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Requests without a body of at least so many bytes tell the delay of the way.
 const SMALL_BYTES: u64 = 4 << 10;
 
+/// A metadata service is on this machine's own link: where it does not answer at once there is none.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether it is the metadata service of a virtual machine or a container, which hands out credentials.
+fn is_metadata_service(address: &http::Uri) -> bool {
+    let hosts = ["169.254.169.254", "169.254.170.2", "[fd00:ec2::254]", "metadata.google.internal"];
+    let paths = ["/latest/api/token", "/latest/meta-data/"];
+    address.host().is_some_and(|host| hosts.contains(&host))
+        || paths.iter().any(|beginning| address.path().starts_with(beginning))
+}
+
 /// What one try came to, beside its body.
 #[derive(Debug, Default)]
 pub(super) struct Note {
@@ -41,6 +52,8 @@ pub(super) struct Note {
     pub region: Option<String>,
     /// What the connection failed of.
     pub broken: Option<String>,
+    /// It was the machine's metadata service that was asked last, for credentials.
+    pub is_metadata: bool,
 }
 
 tokio::task_local! {
@@ -74,6 +87,8 @@ pub(super) struct Wire {
     pub flow: Flow,
     pub patience: Patience,
     limits: Arc<BandwidthLimits>,
+    /// How often the store said that a token has expired.
+    pub expired: AtomicU64,
     reads: Mutex<Usual>,
     writes: Mutex<Usual>,
 }
@@ -92,6 +107,7 @@ impl Wire {
             flow: Flow::default(),
             patience,
             limits,
+            expired: AtomicU64::new(0),
             reads: usual(3),
             writes: usual(10),
         }
@@ -151,6 +167,10 @@ impl Transport {
     pub(super) fn new(client: reqwest::Client, wire: Arc<Wire>) -> Self {
         Self { client, wire }
     }
+
+    pub(super) fn wire(&self) -> &Arc<Wire> {
+        &self.wire
+    }
 }
 
 impl HttpConnector for Transport {
@@ -166,6 +186,9 @@ impl HttpService for Transport {
             sleep_until(until).await;
         }
         let is_read = request.method() == http::Method::GET || request.method() == http::Method::HEAD;
+        let is_metadata = is_metadata_service(request.uri());
+        // What a request before this one came to, for credentials, says nothing of it.
+        note(|note| *note = Note { is_metadata, ..Note::default() });
         let is_small = request.body().content_length() as u64 <= SMALL_BYTES;
         let moved = Arc::new(Mutex::new(Movement { last: Instant::now(), waits_for_bandwidth: false }));
         let request = self.prepare(request, &moved)?;
@@ -177,10 +200,11 @@ impl HttpService for Transport {
                 self.wire.counters.stuck.fetch_add(1, Ordering::Relaxed);
                 Err(timed_out("no answer, for much longer than others took"))
             }
+            () = sleep(METADATA_TIMEOUT), if is_metadata => Err(timed_out("no answer")),
         };
         let response = answered.inspect_err(|error| note(|note| note.broken = Some(error_chain(error))))?;
         let waited = moved.lock().last.elapsed();
-        if response.status().is_success() {
+        if response.status().is_success() && !is_metadata {
             self.wire.usual(is_read).lock().learn(waited);
             if is_small {
                 self.wire.flow.answered_after(begun.elapsed());
