@@ -28,6 +28,7 @@ mod lru;
 pub mod manifest;
 pub mod pack;
 mod packer;
+pub mod protection;
 pub mod prune;
 pub mod repair;
 pub mod repository;

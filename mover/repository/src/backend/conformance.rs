@@ -4,9 +4,10 @@
 //! Works below a scratch prefix of its own and removes what it made. A check that fails is a row
 //! of the result, not an error, so that `doctor` can show all of them.
 
-use super::{Backend, Created, ObjectMeta, StorageError, StorageErrorKind};
+use super::{Backend, Created, ObjectMeta, StorageError, StorageErrorKind, lock_time, now};
 use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
+use crate::ids::UnixNanos;
 use crate::io::in_parallel;
 use bytes::Bytes;
 
@@ -82,6 +83,31 @@ pub async fn prove_one_winner(backend: &dyn Backend) -> Result<()> {
         Ok(Err(what)) => untrusted(what),
         Err(error) if error.kind == StorageErrorKind::NotSupported => untrusted(error.to_string()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Time for which [`prove_lock`] locks an object.
+const LOCK_SECONDS: i128 = 60;
+
+/// Proves that the store locks objects: locks a small one for a minute, and asks the store until when it keeps it.
+///
+/// # Errors
+/// [`RepositoryError::UntrustedStore`] if it tells another time; what it refuses it with.
+pub async fn prove_lock(backend: &dyn Backend) -> Result<()> {
+    let name = Scratch::new(backend).name("locked");
+    backend.create(&name, Bytes::from_static(b"locked")).await?;
+    let until = UnixNanos((now().0 / 1_000_000_000 + LOCK_SECONDS) * 1_000_000_000);
+    let told = match backend.retain_until(&name, until).await {
+        Ok(_) => backend.retained_until(&name).await,
+        Err(error) => Err(error),
+    };
+    let _ = backend.delete(&name).await;
+    match told? {
+        Some(told) if told >= until => Ok(()),
+        told => {
+            let what = format!("an object that was locked until {} is kept until {told:?}", lock_time(until));
+            Err(RepositoryError::UntrustedStore { place: backend.describe(), what })
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use super::{
     Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, ready,
 };
+use crate::ids::UnixNanos;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
@@ -33,12 +34,14 @@ pub enum Operation {
     Barrier,
     /// [`Backend::delete`]
     Delete,
+    /// [`Backend::retain_until`]
+    Retain,
 }
 
 impl Operation {
     /// True if the call changes the store.
     pub fn is_write(self) -> bool {
-        matches!(self, Self::Create | Self::Append | Self::Finish | Self::Barrier | Self::Delete)
+        matches!(self, Self::Create | Self::Append | Self::Finish | Self::Barrier | Self::Delete | Self::Retain)
     }
 }
 
@@ -284,6 +287,18 @@ impl Backend for FaultyBackend {
 
     fn delete(&self, name: &str) -> IoFuture<()> {
         self.call(Operation::Delete, name, 0, || self.inner.delete(name))
+    }
+
+    fn can_retain(&self) -> bool {
+        self.inner.can_retain()
+    }
+
+    fn retained_until(&self, name: &str) -> IoFuture<Option<UnixNanos>> {
+        self.call(Operation::Size, name, 0, || self.inner.retained_until(name))
+    }
+
+    fn retain_until(&self, name: &str, until: UnixNanos) -> IoFuture<UnixNanos> {
+        self.call(Operation::Retain, name, 0, || self.inner.retain_until(name, until))
     }
 
     fn temporaries(&self) -> IoFuture<Vec<Temporary>> {

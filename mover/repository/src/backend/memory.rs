@@ -3,7 +3,11 @@
 //! Keeps a *live* and a *durable* view: what was finished but not yet followed by a barrier is
 //! lost by [`MemoryBackend::crash`]. Every call resolves at once, on the caller's thread.
 
-use super::{Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, check_name, ready};
+use super::{
+    Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, check_name, now, ready,
+    retained_error,
+};
+use crate::ids::UnixNanos;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -14,6 +18,13 @@ use std::sync::Arc;
 struct Stored {
     body: Bytes,
     durable: bool,
+    retained_until: Option<UnixNanos>,
+}
+
+impl Stored {
+    fn new(body: Bytes, durable: bool) -> Self {
+        Self { body, durable, retained_until: None }
+    }
 }
 
 type Objects = Arc<Mutex<BTreeMap<String, Stored>>>;
@@ -42,13 +53,12 @@ impl MemoryBackend {
 
     /// Replaces all objects: rolls the store back to a snapshot.
     pub fn restore(&self, snapshot: BTreeMap<String, Bytes>) {
-        *self.objects.lock() =
-            snapshot.into_iter().map(|(name, body)| (name, Stored { body, durable: true })).collect();
+        *self.objects.lock() = snapshot.into_iter().map(|(name, body)| (name, Stored::new(body, true))).collect();
     }
 
     /// Replaces one object's bytes, as damage would. The name need not exist.
     pub fn overwrite(&self, name: &str, body: impl Into<Bytes>) {
-        self.objects.lock().insert(name.to_owned(), Stored { body: body.into(), durable: true });
+        self.objects.lock().insert(name.to_owned(), Stored::new(body.into(), true));
     }
 
     /// Removes one object behind the repository's back.
@@ -119,7 +129,7 @@ impl Backend for MemoryBackend {
             existing.durable = true;
             return ready(Ok(Created::AlreadyExisted));
         }
-        objects.insert(name.to_owned(), Stored { body, durable: true });
+        objects.insert(name.to_owned(), Stored::new(body, true));
         ready(Ok(Created::New))
     }
 
@@ -133,8 +143,34 @@ impl Backend for MemoryBackend {
     }
 
     fn delete(&self, name: &str) -> IoFuture<()> {
-        ready(self.find("delete", name).map(|_| {
-            self.objects.lock().remove(name);
+        let found = self.find("delete", name);
+        let mut objects = self.objects.lock();
+        let retained = objects.get(name).and_then(|stored| stored.retained_until).filter(|until| *until > now());
+        ready(match (found, retained) {
+            (Err(error), _) => Err(error),
+            (Ok(_), Some(until)) => Err(retained_error(name, until)),
+            (Ok(_), None) => {
+                objects.remove(name);
+                Ok(())
+            }
+        })
+    }
+
+    fn can_retain(&self) -> bool {
+        true
+    }
+
+    fn retained_until(&self, name: &str) -> IoFuture<Option<UnixNanos>> {
+        let found = self.find("look at", name);
+        ready(found.map(|_| self.objects.lock().get(name).and_then(|stored| stored.retained_until)))
+    }
+
+    fn retain_until(&self, name: &str, until: UnixNanos) -> IoFuture<UnixNanos> {
+        let found = self.find("lock", name);
+        let mut objects = self.objects.lock();
+        ready(found.map(|_| {
+            let kept = objects.get_mut(name).map(|stored| &mut stored.retained_until);
+            kept.map_or(until, |kept| *kept.insert(kept.map_or(until, |before| before.max(until))))
         }))
     }
 }
@@ -163,7 +199,7 @@ impl ObjectWriter for MemoryWriter {
                 std::io::Error::from_raw_os_error(libc::EEXIST),
             )));
         }
-        objects.insert(self.name.clone(), Stored { body: self.body.into(), durable: false });
+        objects.insert(self.name.clone(), Stored::new(self.body.into(), false));
         ready(Ok(()))
     }
 }

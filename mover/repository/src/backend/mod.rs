@@ -19,6 +19,8 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::ids::UnixNanos;
+
 pub use cached::{CacheCounters, CachedBackend};
 pub use faulty::FaultyBackend;
 pub use local::{LocalBackend, StorageCounters};
@@ -75,6 +77,8 @@ pub enum StorageErrorKind {
     Poisoned,
     /// The store lacks an operation that a repository needs.
     NotSupported,
+    /// An object lock keeps the object until then.
+    Retained(UnixNanos),
     /// Anything else, such as an I/O error.
     Other,
 }
@@ -155,6 +159,7 @@ impl StorageError {
                 "a repository is a directory: name one, or a place where it can be created"
             }
             StorageErrorKind::Poisoned => "the disk reported a write error: check it before trusting it with data",
+            StorageErrorKind::Retained(_) => "its object lock has to end first: run the command again after that",
             StorageErrorKind::NotFound | StorageErrorKind::Short => "run `mover verify` to see what is affected",
             _ => return None,
         };
@@ -260,6 +265,22 @@ pub trait Backend: Send + Sync + 'static {
     /// bring the object back.
     fn delete(&self, name: &str) -> IoFuture<()>;
 
+    /// Whether this kind of store can keep objects from being removed for a time: object lock.
+    fn can_retain(&self) -> bool {
+        false
+    }
+
+    /// Until when an object lock keeps an object, as the store itself tells; none if nothing does.
+    fn retained_until(&self, _name: &str) -> IoFuture<Option<UnixNanos>> {
+        ready(Ok(None))
+    }
+
+    /// Has an object kept at least until then, and gives until when it is. Never makes that time shorter. A lock that
+    /// lasts keeps its mode.
+    fn retain_until(&self, name: &str, _until: UnixNanos) -> IoFuture<UnixNanos> {
+        ready(Err(no_lock(name)))
+    }
+
     /// What was begun and not finished, at any depth. Nothing where the store keeps that to itself.
     fn temporaries(&self) -> IoFuture<Vec<Temporary>> {
         ready(Ok(Vec::new()))
@@ -309,6 +330,27 @@ pub(crate) async fn delete_if_there(backend: &dyn Backend, name: &str) -> Result
         Err(error) if error.kind == StorageErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn no_lock(name: &str) -> StorageError {
+    StorageError::of_kind("lock", name, StorageErrorKind::NotSupported, "this kind of store has no object lock")
+}
+
+/// The time by the clock of this machine.
+pub(crate) fn now() -> UnixNanos {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixNanos(since_1970.as_nanos() as i128)
+}
+
+/// A time of a lock as text: RFC 3339, to the second.
+pub(crate) fn lock_time(time: UnixNanos) -> String {
+    let seconds = i64::try_from(time.0.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+fn retained_error(name: &str, until: UnixNanos) -> StorageError {
+    let why = format!("an object lock keeps it until {}", lock_time(until));
+    StorageError::of_kind("delete", name, StorageErrorKind::Retained(until), why)
 }
 
 /// A future that is ready at once.

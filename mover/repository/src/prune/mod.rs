@@ -47,12 +47,12 @@ use sorted_ids::{IdSorter, SortedIds};
 use survey::{Place, Sources, Survey, scratch};
 
 use crate::backend::conformance::prove_one_winner;
-use crate::backend::delete_if_there;
+use crate::backend::{StorageErrorKind, delete_if_there, now};
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
 use crate::heartbeat::registered;
-use crate::ids::{ChunkId, LogNumber, ObjectId, PackId};
+use crate::ids::{ChunkId, LogNumber, ObjectId, PackId, UnixNanos};
 use crate::index::{Index, compact, delete_segments, replace_segments, replaced_segments};
 use crate::io::in_parallel;
 use crate::log::{
@@ -60,6 +60,7 @@ use crate::log::{
     delete_superseded, number_below, write_checkpoint,
 };
 use crate::pack::{PackInfo, pack_name, parse_pack_name};
+use crate::protection::remove_spent_records;
 use crate::repository::Repository;
 
 /// Packs in one record, so that it stays within its limit.
@@ -131,6 +132,10 @@ pub struct PruneReport {
     pub written: Packs,
     /// Packs that are gone now, those condemned earlier included.
     pub deleted: Packs,
+    /// Packs that are to go, and that an object lock keeps: a prune after it deletes them.
+    pub retained: Packs,
+    /// When the last of these locks ends.
+    pub retained_until: Option<UnixNanos>,
     /// Condemned packs that a recovery point needs after all.
     pub rescued: u64,
     /// Condemned packs that stay until the runs in `waits_for` have ended.
@@ -391,6 +396,9 @@ impl Pruner<'_> {
             registered(self.repository, who, |registration| self.decide(registration.number(), known))?;
         self.delete(&history, &deleted)?;
         self.tidy_index(&history, &deleted, &replaced)?;
+        if self.repository.backend().can_retain() {
+            block_on(remove_spent_records(self.repository.backend().as_ref(), &history, now()));
+        }
         Ok(history)
     }
 
@@ -476,8 +484,16 @@ impl Pruner<'_> {
         let backend = self.repository.backend().as_ref();
         let deletes = names.iter().map(|(name, _)| delete_if_there(backend, name));
         for (was_there, (_, bytes)) in block_on(in_parallel(DELETES_IN_FLIGHT, deletes)).into_iter().zip(&names) {
-            if was_there? {
-                self.report.deleted.add(*bytes);
+            match was_there {
+                Ok(true) => self.report.deleted.add(*bytes),
+                Ok(false) => {}
+                Err(error) => match error.kind {
+                    StorageErrorKind::Retained(until) => {
+                        self.report.retained.add(*bytes);
+                        self.report.retained_until = self.report.retained_until.max(Some(until));
+                    }
+                    _ => return Err(error.into()),
+                },
             }
         }
         self.remove_empty_directories(history);

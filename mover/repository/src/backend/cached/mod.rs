@@ -18,6 +18,7 @@ use super::{
     Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, SpanReader, StorageError, StorageErrorKind, Temporary,
     check_name,
 };
+use crate::ids::UnixNanos;
 use crate::io::Pool;
 use bytes::Bytes;
 use entries::{Entries, Piece};
@@ -209,6 +210,18 @@ impl Backend for CachedBackend {
             self.distrust_cached(name);
         }
         self.shared.inner.delete(name)
+    }
+
+    fn can_retain(&self) -> bool {
+        self.shared.inner.can_retain()
+    }
+
+    fn retained_until(&self, name: &str) -> IoFuture<Option<UnixNanos>> {
+        self.shared.inner.retained_until(name)
+    }
+
+    fn retain_until(&self, name: &str, until: UnixNanos) -> IoFuture<UnixNanos> {
+        self.shared.inner.retain_until(name, until)
     }
 
     fn temporaries(&self) -> IoFuture<Vec<Temporary>> {

@@ -12,6 +12,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
 
 use super::error::{Failed, judge};
+use super::lock::{Held, Lock};
 use super::place::Store;
 use super::retry::Tries;
 use super::transport::{NOTE, Note, Wire};
@@ -28,6 +29,8 @@ pub(super) enum Lost {
 pub(super) struct Client {
     pub store: Arc<dyn Store>,
     pub wire: Arc<Wire>,
+    /// Where the kind of store has object lock.
+    pub lock: Option<Lock>,
     /// Larger objects go in parts of so many bytes.
     pub part_bytes: u64,
     /// Names of objects in the store begin so; ends with a slash, or is empty.
@@ -115,11 +118,30 @@ impl Client {
 
     /// Size of an object in bytes.
     pub(super) async fn size(&self, name: &str, path: &Path) -> Result<u64, StorageError> {
+        self.look("look at", name, path).await.map(|(bytes, _)| bytes)
+    }
+
+    /// Size of an object in bytes, and its lock.
+    pub(super) async fn look(
+        &self,
+        operation: &'static str,
+        name: &str,
+        path: &Path,
+    ) -> Result<(u64, Option<Held>), StorageError> {
         let head = || async {
             let options = GetOptions { head: true, ..GetOptions::default() };
-            self.store.get_opts(path, options).await.map(|result| result.meta.size)
+            let bytes = self.store.get_opts(path, options).await?.meta.size;
+            Ok((bytes, NOTE.with(|note| note.borrow().held)))
         };
-        self.persist("look at", name, head).await
+        self.persist(operation, name, head).await
+    }
+
+    /// Has the next request of this try lock what it uploads, if uploads are locked.
+    pub(super) async fn lock_next(&self, name: &str) -> object_store::Result<()> {
+        match &self.lock {
+            Some(lock) => lock.next_upload(name).await,
+            None => Ok(()),
+        }
     }
 
     /// A whole object of at most `limit_bytes`.

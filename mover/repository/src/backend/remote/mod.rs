@@ -11,6 +11,7 @@ mod client;
 mod credentials;
 mod error;
 mod flow;
+mod lock;
 mod place;
 mod retry;
 mod runtime;
@@ -29,6 +30,8 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 use self::client::Client;
 pub(crate) use self::error::RemoteCause;
+use self::lock::{Held, Lock, is_scratch};
+pub use self::lock::{Retention, RetentionMode};
 pub use self::place::{Environment, RemotePlace};
 use self::retry::Patience;
 use self::runtime::{runtime, start};
@@ -38,9 +41,10 @@ use self::transport::{Transport, Wire};
 use self::writer::RemoteWriter;
 use super::{
     Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, SpanReader, StorageError, StorageErrorKind, check_name,
-    ready,
+    no_lock, ready, retained_error,
 };
 use crate::bandwidth::BandwidthLimits;
+use crate::ids::UnixNanos;
 
 /// Bytes of a part of an object that needs several; packs of the usual sizes go whole.
 const PART_BYTES: u64 = 160 << 20;
@@ -56,6 +60,8 @@ pub struct RemoteOptions {
     pub patience: Duration,
     /// Variables of the environment: credentials, region, endpoint, and a private certificate authority.
     pub environment: Environment,
+    /// How objects are locked, where the store can.
+    pub retention: Retention,
     /// Larger objects are sent in parts of so many bytes, at least 5 MiB.
     pub part_bytes: u64,
     /// What may be sent and received, by all jobs of the process together.
@@ -63,10 +69,11 @@ pub struct RemoteOptions {
 }
 
 impl RemoteOptions {
-    /// What suits everybody: a patience of 15 minutes, and all the bandwidth there is.
+    /// What suits everybody: a patience of 15 minutes, no lock on uploads, and all the bandwidth there is.
     pub fn new(environment: Environment) -> Self {
         let (patience, limits) = (Duration::from_secs(15 * 60), BandwidthLimits::unlimited());
-        Self { patience, environment, part_bytes: PART_BYTES, limits }
+        let retention = Retention { mode: RetentionMode::Compliance, period: None };
+        Self { patience, environment, retention, part_bytes: PART_BYTES, limits }
     }
 }
 
@@ -88,13 +95,14 @@ impl RemoteBackend {
         let http = http_client(&options.environment).map_err(refused)?;
         let transport = Transport::new(http, Arc::clone(&wire));
         let _inside = runtime().enter();
-        let store = place.connect(&options.environment, transport);
-        let store = store.map_err(|error| refused(error::innermost(&error)))?;
+        let connected = place.connect(&options.environment, transport.clone());
+        let (store, s3) = connected.map_err(|error| refused(error::innermost(&error)))?;
+        let lock = s3.map(|s3| Lock { s3, transport, retention: options.retention });
         let prefix = match place.prefix() {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
-        Ok(Self { client: Arc::new(Client { store, wire, part_bytes: options.part_bytes, prefix, shown }) })
+        Ok(Self { client: Arc::new(Client { store, wire, lock, part_bytes: options.part_bytes, prefix, shown }) })
     }
 
     /// Requests and bytes so far.
@@ -176,7 +184,10 @@ impl Backend for RemoteBackend {
     fn create(&self, name: &str, body: Bytes) -> IoFuture<Created> {
         self.call("create", name, |client, name, path| async move {
             let payload = PutPayload::from_bytes(body);
-            let put = || client.store.put_opts(&path, payload.clone(), PutMode::Create.into());
+            let put = || async {
+                client.lock_next(&name).await?;
+                client.store.put_opts(&path, payload.clone(), PutMode::Create.into()).await
+            };
             match client.persist("create", &name, put).await {
                 Ok(_) => Ok(Created::New),
                 Err(error) if error.kind == StorageErrorKind::AlreadyExists => Ok(Created::AlreadyExisted),
@@ -205,11 +216,37 @@ impl Backend for RemoteBackend {
         })
     }
 
-    /// Stores do not say whether what they delete was there: so it is asked first.
+    /// Stores do not say whether what they delete was there, and hide what is locked as if it were gone: so they are
+    /// asked first.
     fn delete(&self, name: &str) -> IoFuture<()> {
         self.call("delete", name, |client, name, path| async move {
-            client.size(&name, &path).await?;
+            let (_, held) = client.look("delete", &name, &path).await?;
+            if let Some(held) = held.filter(Held::lasts).filter(|_| !is_scratch(&name)) {
+                return Err(retained_error(&name, held.until).at(&client.shown));
+            }
             client.persist("delete", &name, || client.store.delete(&path)).await
+        })
+    }
+
+    fn can_retain(&self) -> bool {
+        self.client.lock.is_some()
+    }
+
+    fn retained_until(&self, name: &str) -> IoFuture<Option<UnixNanos>> {
+        self.call("look at", name, |client, name, path| async move {
+            let (_, held) = client.look("look at", &name, &path).await?;
+            Ok(held.map(|held| held.until))
+        })
+    }
+
+    fn retain_until(&self, name: &str, until: UnixNanos) -> IoFuture<UnixNanos> {
+        self.call("lock", name, move |client, name, path| async move {
+            let lock = client.lock.as_ref().ok_or_else(|| no_lock(&name).at(&client.shown))?;
+            let (_, held) = client.look("lock", &name, &path).await?;
+            if let Some(held) = held.filter(|held| held.until >= until) {
+                return Ok(held.until);
+            }
+            client.persist("lock", &name, || lock.put_off(&path, held, until)).await.map(|()| until)
         })
     }
 }

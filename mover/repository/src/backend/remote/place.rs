@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::multipart::MultipartStore;
@@ -80,16 +80,21 @@ impl RemotePlace {
         }
     }
 
+    /// Whether stores of this kind have object lock.
+    pub fn has_object_lock(&self) -> bool {
+        self.vendor == Vendor::S3
+    }
+
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// A client for this place.
+    /// A client for this place; of an S3 store also as such.
     pub(super) fn connect(
         &self,
         environment: &Environment,
         transport: Transport,
-    ) -> object_store::Result<Arc<dyn Store>> {
+    ) -> object_store::Result<(Arc<dyn Store>, Option<AmazonS3>)> {
         let url = format!("{}://{}", self.url().split_once(':').map_or("", |(scheme, _)| scheme), self.bucket);
         let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let wire = Arc::clone(transport.wire());
@@ -116,7 +121,8 @@ impl RemotePlace {
                 let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
                 let builder = builder.with_allow_http(is_plain);
                 let credentials = credentials::provider(&builder, environment, &wire)?;
-                Arc::new(builder.with_credentials(credentials).build()?)
+                let s3 = builder.with_credentials(credentials).build()?;
+                (Arc::new(s3.clone()), Some(s3))
             }
             Vendor::Google => {
                 let mut builder =
@@ -126,7 +132,7 @@ impl RemotePlace {
                         builder = builder.with_config(key, value);
                     }
                 }
-                Arc::new(builder.build()?)
+                (Arc::new(builder.build()?), None)
             }
             Vendor::Azure => {
                 let mut builder =
@@ -136,7 +142,7 @@ impl RemotePlace {
                         builder = builder.with_config(key, value);
                     }
                 }
-                Arc::new(builder.build()?)
+                (Arc::new(builder.build()?), None)
             }
         })
     }

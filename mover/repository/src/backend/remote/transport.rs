@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::flow::Flow;
+use super::lock::{Held, Wanted};
 use super::retry::Patience;
 use crate::bandwidth::{BandwidthLimits, TokenBucket};
 
@@ -54,6 +55,10 @@ pub(super) struct Note {
     pub broken: Option<String>,
     /// It was the machine's metadata service that was asked last, for credentials.
     pub is_metadata: bool,
+    /// The lock of the object, if it has one.
+    pub held: Option<Held>,
+    /// The lock that the next request shall ask for.
+    pub wanted: Option<Wanted>,
 }
 
 tokio::task_local! {
@@ -181,14 +186,15 @@ impl HttpConnector for Transport {
 
 #[async_trait::async_trait]
 impl HttpService for Transport {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         if let Some(until) = self.wire.patience.pause() {
             sleep_until(until).await;
         }
+        ask_for_lock(&mut request)?;
         let is_read = request.method() == http::Method::GET || request.method() == http::Method::HEAD;
         let is_metadata = is_metadata_service(request.uri());
         // What a request before this one came to, for credentials, says nothing of it.
-        note(|note| *note = Note { is_metadata, ..Note::default() });
+        note(|note| *note = Note { is_metadata, wanted: note.wanted.take(), ..Note::default() });
         let is_small = request.body().content_length() as u64 <= SMALL_BYTES;
         let moved = Arc::new(Mutex::new(Movement { last: Instant::now(), waits_for_bandwidth: false }));
         let request = self.prepare(request, &moved)?;
@@ -243,6 +249,13 @@ struct Movement {
     waits_for_bandwidth: bool,
 }
 
+/// Puts the lock that this try wants into its request; others, such as those for credentials, stay as they are.
+fn ask_for_lock(request: &mut HttpRequest) -> Result<(), HttpError> {
+    let wanted = NOTE.try_with(|note| note.borrow_mut().wanted.take_if(|_| Wanted::fits(request)));
+    let Ok(Some(wanted)) = wanted else { return Ok(()) };
+    wanted.put_into(request).map_err(|error| HttpError::new(HttpErrorKind::Request, error))
+}
+
 /// Resolves when nothing has moved for too long.
 async fn stuck(wire: &Wire, is_read: bool, moved: &Mutex<Movement>) {
     loop {
@@ -287,6 +300,7 @@ fn note_answer(response: &reqwest::Response) {
     note(|note| {
         note.status = Some(response.status().as_u16());
         note.retry_after = header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        note.held = Held::read(response.headers());
         note.region = header("x-amz-bucket-region").map(str::to_owned);
         note.clock_ahead_seconds = date.map(|date| date.timestamp().as_second() - jiff::Timestamp::now().as_second());
     });

@@ -154,7 +154,11 @@ impl Object {
             Some(upload) => upload.clone(),
             None => {
                 let (client, path) = (&self.client, &self.path);
-                let begun = client.persist("write", &self.name, || client.store.create_multipart(path)).await?;
+                let begin = || async {
+                    client.lock_next(&self.name).await?;
+                    client.store.create_multipart(path).await
+                };
+                let begun = client.persist("write", &self.name, begin).await?;
                 self.upload.insert(begun).clone()
             }
         };
@@ -197,7 +201,11 @@ impl Object {
     async fn put(&self, body: Bytes) -> Result<(), StorageError> {
         let client = &self.client;
         let bytes = body.len() as u64;
-        let put = || client.store.put_opts(&self.path, PutPayload::from_bytes(body.clone()), PutMode::Create.into());
+        let put = || async {
+            client.lock_next(&self.name).await?;
+            let payload = PutPayload::from_bytes(body.clone());
+            client.store.put_opts(&self.path, payload, PutMode::Create.into()).await
+        };
         match client.persist_and_tell("write", &self.name, put).await {
             Ok(_) => Ok(()),
             Err((error, Lost::Perhaps)) if error.kind == StorageErrorKind::AlreadyExists => {
