@@ -3,7 +3,7 @@
 //! What a point needs are the packs that hold its chunks and pages, the log from the newest checkpoint on, `config` and
 //! the keys; the index is left out, for it can be rebuilt from the packs. Whoever protects a point asks the store about
 //! each object and puts its lock off where it ends too soon; only then `protection/<point>/<until>` says so, which spares
-//! listings that work. That record is advice: [`Protector::proven`] asks the store. FORMAT.md section 2.4. A lock is never
+//! listings that work. That record is advice: [`Protector::proven`] asks the store. FORMAT.md section 3.7. A lock is never
 //! made shorter. Memory: the index, one name an object. Blocks; never call it on an executor thread.
 
 use std::collections::{BTreeSet, HashMap};

@@ -79,6 +79,22 @@ pub struct GlobalArgs {
     /// The same for what is received
     #[arg(long, global = true, value_name = "CALENDAR", help_heading = "Global options")]
     pub limit_download: Option<Calendar>,
+    /// Lock every object for this long from its upload on, such as 30d; needs an S3 bucket with object lock
+    #[arg(long, global = true, value_name = "DURATION", help_heading = "Global options")]
+    pub object_lock: Option<Period>,
+    /// Who may end such a lock early: nobody, or whoever has the permission for it
+    #[arg(long, global = true, value_name = "MODE", help_heading = "Global options")]
+    pub object_lock_mode: Option<ObjectLockMode>,
+}
+
+/// Who may end an object lock early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectLockMode {
+    /// Nobody.
+    Compliance,
+    /// Whoever has a special permission of the store.
+    Governance,
 }
 
 /// The commands.
@@ -110,6 +126,8 @@ pub enum Command {
     Forget(ForgetArgs),
     /// Delete what no recovery point needs, beside running backups
     Prune(PruneArgs),
+    /// Have the store keep recovery points for a time, by object lock
+    Protect(ProtectArgs),
     /// Check this machine, or with -r the place of a repository
     Doctor,
     /// The keys that open the repository
@@ -256,6 +274,27 @@ pub struct PointsArgs {
     /// Those that were forgotten, whether or not they could be brought back
     #[arg(long)]
     pub forgotten: bool,
+    /// Ask the store about the object lock of everything that each point needs, instead of believing the records
+    #[arg(long, conflicts_with = "forgotten")]
+    pub prove_protection: bool,
+}
+
+/// `mover protect`
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("which").required(true).args(["points", "all"])))]
+pub struct ProtectArgs {
+    /// These points: `latest`, an id prefix, or a time (the latest point not after it)
+    #[arg(value_name = "POINT")]
+    pub points: Vec<String>,
+    /// All points
+    #[arg(long)]
+    pub all: bool,
+    /// How long from now on; a lock that lasts longer stays as it is
+    #[arg(long = "for", value_name = "DURATION")]
+    pub period: Period,
+    /// Only points of this set
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
 }
 
 /// `mover ls`
@@ -604,6 +643,8 @@ impl Cli {
                 upload: self.global.limit_upload.clone(),
                 download: self.global.limit_download.clone(),
             },
+            object_lock: self.global.object_lock,
+            object_lock_mode: self.global.object_lock_mode,
             ..Settings::default()
         };
         match &self.command {

@@ -12,6 +12,7 @@ use mover_actors::scratch::default_scratch;
 use mover_actors::source::Source;
 use mover_actors::source::stream::StreamSource;
 use mover_repository::heartbeat::SIGN_OF_LIFE_EVERY;
+use mover_repository::ids::UnixNanos;
 use mover_repository::log::Totals;
 use mover_repository::manifest::check_path;
 use mover_repository::repository::Repository;
@@ -24,8 +25,9 @@ use super::estimate::Estimate;
 use super::exit::Exit;
 use super::filesets::{self, Root};
 use super::points::{grade_name, totals_json};
+use super::text::{local_time, rfc3339};
 use super::units::{human_bytes, human_count, human_duration};
-use super::{Session, repository, stats};
+use super::{Session, protect, repository, stats};
 
 /// What is said when a signal asks a backup to stop.
 pub const ON_INTERRUPT: &str = "storing what is begun; what is stored is kept, and the next run goes on from there";
@@ -64,7 +66,7 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
     let job = BackupJob {
         set: settings.backup.set.clone().unwrap_or(input.default_set),
         options: options(session, args, &opened)?,
-        repository: opened,
+        repository: opened.clone(),
         source: input.source,
         is_stream: args.stdin.is_some(),
         host,
@@ -80,19 +82,51 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
     };
     let engine = Engine::start(session)?;
     let view = View { title: "backup", on_interrupt: ON_INTERRUPT, bytes_expected, slowed: args.stats.slowed() };
-    let started = Instant::now();
+    let (started, began) = (Instant::now(), repository::now());
     let report = engine.run(session, view, move |runtime, progress, stop| run_backup(runtime, job, progress, stop))?;
     let totals = shown_totals(&report, args.dry_run);
+    let lock = lock(session, &opened, &report, began);
     let tell = || {
         print(session, args, &set, &report, &totals, started.elapsed())?;
+        lock.tell(session)?;
         if args.stats.stats {
             print_levels(session, &report.levels)?;
         }
         stats::print(&session.output, &args.stats, &report.actors, &report.bottleneck)?;
-        let exit = finish(session, args, &set, &report, &totals, started.elapsed())?;
+        let exit = finish(session, args, &set, &report, &totals, &lock, started.elapsed())?;
         session.output.flush().map(|()| exit)
     };
     tell().map_err(|error| with_point(error, &report))
+}
+
+/// What came of the object lock of a new point.
+#[derive(Default)]
+struct Lock {
+    until: Option<UnixNanos>,
+    failed: Option<CliError>,
+}
+
+/// Locks what the new point took over from earlier ones, if uploads are locked.
+fn lock(session: &Session, opened: &Repository, report: &BackupReport, began: UnixNanos) -> Lock {
+    let period = session.resolved.settings.object_lock;
+    let (Some(period), Some(point)) = (period, &report.point) else { return Lock::default() };
+    match protect::after_backup(session, opened, point, began, period.0) {
+        Ok(until) => Lock { until: Some(until), failed: None },
+        Err(error) => Lock { until: None, failed: Some(error) },
+    }
+}
+
+impl Lock {
+    fn tell(&self, session: &Session) -> Result<()> {
+        if let Some(error) = &self.failed {
+            session.output.warn(&format!("the backup is done, but not all that it needs is locked: {error}"));
+            session.output.note("`mover protect latest --for DURATION` tries that again");
+        }
+        match self.until {
+            Some(until) => session.output.say(&format!("protected until {}", local_time(until))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What could not be told is there all the same.
@@ -266,15 +300,18 @@ fn finish(
     set: &str,
     report: &BackupReport,
     totals: &Totals,
+    lock: &Lock,
     took: Duration,
 ) -> Result<Exit> {
-    let exit = if report.interrupted { Exit::Interrupted } else { Exit::from_exceptions(exceptions(report)) };
+    let exceptions = exceptions(report) + u64::from(lock.failed.is_some());
+    let exit = if report.interrupted { Exit::Interrupted } else { Exit::from_exceptions(exceptions) };
     let mut fields = totals_json(totals);
     let own = json!({
         "point": report.point.as_ref().map(|point| point.id.to_string()),
         "parent": report.parent.map(|parent| parent.to_string()),
         "set": set,
         "grade": report.point.as_ref().map(|point| grade_name(point.grade)),
+        "protected_until": lock.until.map(rfc3339),
         "dry_run": args.dry_run,
         "interrupted": report.interrupted,
         "files_reused": report.counts.files_reused,

@@ -8,7 +8,7 @@ use std::fs;
 use futures_lite::future::block_on;
 use mover_repository::RepositoryError;
 use mover_repository::backend::Backend;
-use mover_repository::backend::conformance::conformance;
+use mover_repository::backend::conformance::{conformance, prove_lock};
 use mover_repository::leftovers::count_unfinished;
 use rustix::process::{Resource, getrlimit};
 use serde_json::json;
@@ -100,6 +100,9 @@ fn store(session: &Session, place: &str) -> Result<Vec<Check>> {
         let detail = if held.passed { "yes".to_owned() } else { held.detail };
         checks.push(check(held.name, status, detail, "do not keep a repository in this place: it could lose backups"));
     }
+    if session.resolved.settings.object_lock.is_some() {
+        checks.push(object_lock(backend.as_ref()));
+    }
     let all_held = checks.iter().all(|check| check.status != Status::Fail);
     let (status, detail) = match all_held {
         true => (Status::Ok, format!("{} can be trusted with a repository", backend.describe())),
@@ -107,6 +110,15 @@ fn store(session: &Session, place: &str) -> Result<Vec<Check>> {
     };
     checks.push(check("place", status, detail, "use a directory on a local file system such as ext4, xfs or btrfs, or a store that creates an object only if there is none"));
     Ok(checks)
+}
+
+/// Whether the bucket locks objects, as the settings want it.
+fn object_lock(backend: &dyn Backend) -> Check {
+    let name = "a locked object is kept until its time";
+    match block_on(prove_lock(backend)) {
+        Ok(()) => check(name, Status::Ok, "yes", ""),
+        Err(error) => check(name, Status::Fail, error.to_string(), &error.guidance().unwrap_or_default()),
+    }
 }
 
 /// What killed runs, or runs at work, have begun in the store and not finished.

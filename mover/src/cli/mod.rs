@@ -29,6 +29,7 @@ mod point;
 mod points;
 pub mod process;
 mod progress_view;
+mod protect;
 mod prune;
 mod rate;
 mod rekey;
@@ -151,6 +152,7 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Repair(args) => repair::run(&session, args),
         Command::Forget(args) => forget::run(&session, args),
         Command::Prune(args) => prune::run(&session, args),
+        Command::Protect(args) => protect::run(&session, args),
         Command::Key(args) => key::run(&session, args),
         Command::Doctor => doctor::run(&session),
         Command::Config(args) => match args.what {

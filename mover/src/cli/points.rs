@@ -1,6 +1,12 @@
 //! `mover points`: the recovery points, oldest first.
 
-use mover_repository::log::{Grade, RecoveryPoint, Totals};
+use std::collections::HashMap;
+
+use futures_lite::future::block_on;
+use mover_repository::Repository;
+use mover_repository::ids::{ObjectId, UnixNanos};
+use mover_repository::log::{Grade, History, RecoveryPoint, Totals};
+use mover_repository::protection::{Protector, recorded};
 use mover_repository::retention;
 use serde_json::{Map, Value, json};
 
@@ -8,17 +14,20 @@ use super::Session;
 use super::args::PointsArgs;
 use super::error::Result;
 use super::exit::Exit;
-use super::repository;
 use super::table::Table;
 use super::text::{escape, local_time, rfc3339};
 use super::units::human_bytes;
+use super::{protect, repository};
 
 /// Lists them.
 pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     let opened = repository::open_cached(session)?;
     let (history, exceptions) = repository::history(session, &opened)?;
     let output = &session.output;
-    let mut table = Table::new(&["id", "time", "set", "host", "tags", ">size", ">new", "grade", ">errors"]);
+    let can_lock = opened.backend().can_retain();
+    let mut columns = vec!["id", "time", "set", "host", "tags", ">size", ">new", "grade", ">errors"];
+    columns.extend(can_lock.then_some("protected until"));
+    let mut table = Table::new(&columns);
     let mut count = 0u64;
     let in_set = |point: &RecoveryPoint| args.set.as_ref().is_none_or(|set| point.set == *set);
     let forgotten = args.forgotten.then(|| retention::forgotten(&history));
@@ -26,10 +35,13 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
         Some(forgotten) => forgotten.iter().collect(),
         None => history.points().map(|(_, point)| point).collect(),
     };
-    for point in points.into_iter().filter(|point| in_set(point)) {
+    let points: Vec<&RecoveryPoint> = points.into_iter().filter(|point| in_set(point)).collect();
+    let protected = protected(session, args, &opened, &history, &points)?;
+    for point in points {
         count += 1;
-        output.object("point", point_json(point))?;
-        table.row(vec![
+        let until = protected.get(&point.id).copied();
+        output.object("point", point_json(point, until))?;
+        let mut row = vec![
             repository::short(&point.id),
             local_time(point.finished),
             escape(point.set.as_bytes()),
@@ -39,7 +51,9 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
             human_bytes(point.totals.bytes_new),
             grade_name(point.grade).to_owned(),
             point.errors.to_string(),
-        ]);
+        ];
+        row.extend(can_lock.then(|| until.map_or_else(|| "-".to_owned(), local_time)));
+        table.row(row);
     }
     if count > 0 && !output.json {
         for line in table.lines() {
@@ -59,6 +73,31 @@ pub fn run(session: &Session, args: &PointsArgs) -> Result<Exit> {
     });
     output.object("summary", fields)?;
     Ok(exit)
+}
+
+/// Until when the store keeps each point: as the records say, or as it tells itself.
+fn protected(
+    session: &Session,
+    args: &PointsArgs,
+    opened: &Repository,
+    history: &History,
+    points: &[&RecoveryPoint],
+) -> Result<HashMap<ObjectId, UnixNanos>> {
+    if !args.prove_protection {
+        return match opened.backend().can_retain() {
+            true => Ok(block_on(recorded(opened.backend().as_ref()))?),
+            false => Ok(HashMap::new()),
+        };
+    }
+    repository::refuse_without_lock(repository::place(session)?)?;
+    let mut protector = Protector::new(opened, history, protect::memory_bytes(session))?;
+    let mut proven = HashMap::new();
+    for point in points {
+        if let Some(until) = protector.proven(point)? {
+            proven.insert(point.id, until);
+        }
+    }
+    Ok(proven)
 }
 
 /// The name of a grade.
@@ -91,7 +130,7 @@ pub fn totals_json(totals: &Totals) -> Map<String, Value> {
     }
 }
 
-fn point_json(point: &RecoveryPoint) -> Value {
+fn point_json(point: &RecoveryPoint, protected_until: Option<UnixNanos>) -> Value {
     let paths: Vec<String> = point.paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
     let mut fields = totals_json(&point.totals);
     let own = json!({
@@ -106,6 +145,7 @@ fn point_json(point: &RecoveryPoint) -> Value {
         "depends_on": point.depends_on.map(|base| base.to_string()),
         "grade": grade_name(point.grade),
         "errors": point.errors,
+        "protected_until": protected_until.map(rfc3339),
     });
     if let Value::Object(own) = own {
         fields.extend(own);

@@ -63,6 +63,13 @@ fn print(session: &Session, report: &PruneReport, dry_run: bool) -> Result<Exit>
             report.rescued
         ))?;
     }
+    if let Some(until) = report.retained_until {
+        let kept = packs(&report.retained);
+        output.note(&format!(
+            "{kept} are kept by object lock until {} at the latest: prune again then",
+            local_time(until)
+        ));
+    }
     for run in report.waits_for.iter().filter(|_| report.pending.packs > 0) {
         output.note(&format!("{} stay until {} has ended", packs(&report.pending), describe(run)));
     }
@@ -123,6 +130,8 @@ fn summary(report: &PruneReport, dry_run: bool, exit: Exit) -> Value {
         "written": of(&report.written),
         "deleted": of(&report.deleted),
         "pending": of(&report.pending),
+        "retained": of(&report.retained),
+        "retained_until": report.retained_until.map(rfc3339),
         "rescued": report.rescued,
         "missing_chunks": report.missing_chunks,
         "damaged": report.damaged.iter().map(|(object, reason)| json!({ "object": object, "reason": reason })).collect::<Vec<_>>(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_lite::future::block_on;
 use mover_repository::RepositoryError;
-use mover_repository::backend::remote::{RemoteOptions, RemotePlace};
+use mover_repository::backend::remote::{RemoteOptions, RemotePlace, Retention, RetentionMode};
 use mover_repository::backend::{Backend, CachedBackend, LocalBackend, RemoteBackend, StorageErrorKind};
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
@@ -15,6 +15,7 @@ use mover_repository::log::{History, OpenRecord, RecoveryPoint, Registration, Ro
 use mover_repository::repository::{self, OpenOptions, Repository};
 
 use super::Session;
+use super::args::ObjectLockMode;
 use super::error::{CliError, Result};
 use super::point::{self, Candidate};
 use super::secret;
@@ -34,6 +35,9 @@ pub fn place(session: &Session) -> Result<&str> {
 /// # Errors
 /// A kind of place that this build does not know (exit 2), no directory (exit 10), storage errors.
 pub fn backend(session: &Session, place: &str, create: bool) -> Result<Arc<dyn Backend>> {
+    if session.resolved.settings.object_lock.is_some() {
+        refuse_without_lock(place)?;
+    }
     if RemotePlace::is_remote(place) {
         return Ok(Arc::new(remote_backend(session, place)?));
     }
@@ -56,6 +60,20 @@ fn local_backend(place: &str, create: bool) -> Result<Arc<dyn Backend>> {
     }
 }
 
+/// Refuses a place whose kind has no object lock.
+///
+/// # Errors
+/// Such a place (exit 2).
+pub fn refuse_without_lock(place: &str) -> Result<()> {
+    if RemotePlace::parse(place).is_ok_and(|remote| remote.has_object_lock()) {
+        return Ok(());
+    }
+    Err(CliError::usage(
+        format!("there is no object lock in {place}"),
+        "only s3:// has it, in a bucket that was made with it; elsewhere leave object-lock unset",
+    ))
+}
+
 fn remote_backend(session: &Session, place: &str) -> Result<RemoteBackend> {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -64,6 +82,13 @@ fn remote_backend(session: &Session, place: &str) -> Result<RemoteBackend> {
     if let Some(patience) = session.resolved.settings.patience {
         options.patience = patience.0;
     }
+    options.retention = Retention {
+        mode: match session.resolved.settings.object_lock_mode {
+            Some(ObjectLockMode::Governance) => RetentionMode::Governance,
+            None | Some(ObjectLockMode::Compliance) => RetentionMode::Compliance,
+        },
+        period: session.resolved.settings.object_lock.map(|period| period.0),
+    };
     let place =
         RemotePlace::parse(place).map_err(|error| CliError::usage(error.to_string(), "see `mover help init`"))?;
     Ok(RemoteBackend::open(&place, options)?)

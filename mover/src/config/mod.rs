@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use resolve::{CredentialSource, Resolved, config_file, load, read_bandwidth};
 
-use crate::cli::args::{Overwrite, VerifyBeforeUpload};
+use crate::cli::args::{ObjectLockMode, Overwrite, VerifyBeforeUpload};
 use crate::cli::units::{OneIn, Period, Size};
 
 /// Every setting that a flag, a variable or the config file can give. All optional: a layer says
@@ -51,6 +51,12 @@ pub struct Settings {
     /// How long a store in the network that does not answer is asked again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<Period>,
+    /// How long objects are locked from their upload on; unset: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<Period>,
+    /// Who may end such a lock early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_lock_mode: Option<ObjectLockMode>,
     /// `[backup]`
     pub backup: BackupSettings,
     /// `[restore]`

@@ -14,7 +14,7 @@ use mover_repository::bandwidth::Calendar;
 use toml::{Table, Value};
 
 use super::{BackupSettings, BandwidthSettings, RestoreSettings, Settings};
-use crate::cli::args::{Overwrite, VerifyBeforeUpload};
+use crate::cli::args::{ObjectLockMode, Overwrite, VerifyBeforeUpload};
 use crate::cli::error::{CliError, Result};
 use crate::cli::units::{OneIn, Period, Size};
 
@@ -178,6 +178,7 @@ fn defaults(shards: u32) -> Settings {
         idle: Some(false),
         progress_interval: Some(Period(Duration::from_secs(5))),
         patience: Some(Period(Duration::from_secs(15 * 60))),
+        object_lock_mode: Some(ObjectLockMode::Compliance),
         backup: BackupSettings {
             exclude_caches: Some(false),
             one_file_system: Some(false),

@@ -197,3 +197,25 @@ fn empty_directories_go_and_those_of_running_writers_stay() {
     block_on(backend.remove_empty_directory(&format!("packs/{}", numbers[2]))).unwrap();
     assert!(directory(numbers[2]).join("object").exists(), "what holds something stays");
 }
+
+/// A delete in a bucket with object lock only hides: prune asks first, and no lock is an error.
+#[test]
+fn prune_keeps_what_is_locked_and_deletes_it_afterwards() {
+    let bench = Bench::new();
+    let (old, new) = (files(0..4), files(4..8));
+    let gone = backup(&bench, &old);
+    backup(&bench, &new);
+    forget(&bench, &gone);
+    let soon = UnixNanos(now().0 + 3_600_000_000_000);
+    let before = bench.names("packs");
+    before.iter().for_each(|name| _ = block_on(bench.store.retain_until(name, soon)).unwrap());
+    let report = pruned(&bench);
+    assert!(report.retained.packs > 0 && report.deleted.packs == 0, "{report:?}");
+    assert_eq!(report.retained_until, Some(soon));
+    assert_whole(&bench, &[&new]);
+    // The same bytes without a lock: its time is over.
+    bench.store.restore(bench.store.snapshot());
+    let later = pruned(&bench);
+    assert_eq!((later.deleted, later.retained.packs), (report.retained, 0));
+    assert_whole(&bench, &[&new]);
+}
