@@ -106,7 +106,7 @@ pub enum Fault {
     },
     /// The store does what it is asked, and the connection ends without an answer.
     LoseAnswer,
-    /// A read gets the bytes of another object.
+    /// A read of what is there gets the bytes of another object.
     OtherObject {
         /// The key whose bytes come.
         key: String,

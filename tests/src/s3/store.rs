@@ -64,6 +64,10 @@ impl Store {
 
     async fn read(&self, mut request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         if let Some(Instead(key)) = request.extensions.get() {
+            // Objects are mixed up; what is not there is still missing.
+            if !self.root.join(&request.input.bucket).join(&request.input.key).is_file() {
+                return Err(s3_error!(NoSuchKey));
+            }
             request.input.key.clone_from(key);
         }
         let path = self.root.join(&request.input.bucket).join(&request.input.key);
