@@ -10,7 +10,7 @@ use mover_tests::{Repo, Run, differences, exit, needs};
 use super::fixture::{PREFIX, assert_restores, repository, tree};
 
 /// A lie that is told again and again is believed to be one soon.
-const SHORT: [&str; 2] = ["--patience", "1s"];
+const SHORT: [&str; 2] = ["--patience", "500ms"];
 
 fn run(repo: &Repo, subcommand: &str, arguments: &[&str]) -> Run {
     let all: Vec<&str> = SHORT.into_iter().chain(arguments.iter().copied()).collect();
