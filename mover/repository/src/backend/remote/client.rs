@@ -91,6 +91,9 @@ impl Client {
                 Ok(value)
             }
             (Err(error), note) => {
+                if note.status.is_some() {
+                    self.wire.patience.answered();
+                }
                 let failed = judge(&error, &note);
                 if failed.is_expired {
                     self.wire.expired.fetch_add(1, Ordering::Relaxed);

@@ -54,6 +54,11 @@ impl Failed {
         Self::new(Trouble::Final, kind, message)
     }
 
+    /// The same with what a person can do.
+    pub(super) fn with_help(self, help: &'static str) -> Self {
+        Self { help: Some(help), ..self }
+    }
+
     /// The error for whoever made the call.
     pub(super) fn into_error(self, operation: &'static str, object: &str) -> StorageError {
         let cause = RemoteCause { message: self.message, help: self.help };
@@ -146,7 +151,10 @@ fn answered(status: u16, text: &str, note: &Note) -> Failed {
         return failed;
     }
     match status {
-        200..=299 => Failed::network(format!("the answer makes no sense: {}", last_part(text))),
+        200..=299 => {
+            let said = format!("the answer makes no sense: {}", last_part(text));
+            Failed::new(Trouble::Nonsense, StorageErrorKind::Other, said)
+        }
         301 | 302 | 307 | 308 => wrong_region(note.region.as_deref(), &said),
         304 | 412 => Failed::of_kind(StorageErrorKind::AlreadyExists, said),
         401 | 403 => refused_key(&said, note),

@@ -23,6 +23,8 @@ const BUDGET: f64 = 100.0;
 const BUDGET_PER_SECOND: f64 = 2.0;
 /// What one success adds to the budget.
 const BUDGET_PER_SUCCESS: f64 = 0.1;
+/// Answers that make no sense are not waited for: whoever gives them goes on to.
+const NONSENSE_TRIES_MAX: u32 = 5;
 /// Before the first answer of a store ever a name may be mistyped: nobody wants to wait for that.
 const PATIENCE_UNKNOWN: Duration = Duration::from_secs(8);
 
@@ -31,6 +33,8 @@ const PATIENCE_UNKNOWN: Duration = Duration::from_secs(8);
 pub(super) enum Trouble {
     /// Nobody answered, or the connection broke.
     Network,
+    /// It was answered in a way that makes no sense: perhaps once, perhaps always.
+    Nonsense,
     /// The store cannot serve it now; it may have said when to come back.
     Busy(Option<Duration>),
     /// No wait helps.
@@ -67,10 +71,15 @@ impl Patience {
         Self { longest, state: Mutex::new(state) }
     }
 
-    /// Takes note of an answer.
+    /// Takes note of an answer, whatever it says.
+    pub(super) fn answered(&self) {
+        self.state.lock().has_answered = true;
+    }
+
+    /// Takes note of a success.
     pub(super) fn succeeded(&self) {
+        self.answered();
         let mut state = self.state.lock();
-        state.has_answered = true;
         state.budget = (state.budget + BUDGET_PER_SUCCESS).min(BUDGET);
     }
 
@@ -87,7 +96,8 @@ impl Patience {
         let mut state = self.state.lock();
         let asked_for = match trouble {
             Trouble::Final => return None,
-            Trouble::Network => Duration::ZERO,
+            Trouble::Nonsense if tries.count >= NONSENSE_TRIES_MAX => return None,
+            Trouble::Network | Trouble::Nonsense => Duration::ZERO,
             Trouble::Busy(asked_for) => asked_for.unwrap_or_default().min(RETRY_AFTER_MAX),
         };
         let patience = if state.has_answered { self.longest } else { self.longest.min(PATIENCE_UNKNOWN) };
@@ -149,6 +159,9 @@ mod tests {
         paused(async {
             let patience = known(Duration::from_secs(3600));
             assert_eq!(patience.next_wait(&mut Tries::default(), Trouble::Final, 0.0), None);
+            let mut tries = Tries::default();
+            while patience.next_wait(&mut tries, Trouble::Nonsense, 0.0).is_some() {}
+            assert_eq!(tries.count, NONSENSE_TRIES_MAX);
         });
     }
 

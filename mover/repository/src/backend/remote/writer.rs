@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::client::{Client, Lost};
+use super::error::Failed;
 use super::runtime::runtime;
 use super::spill::Spill;
 use crate::backend::{IoFuture, ObjectWriter, StorageError, StorageErrorKind, ready};
@@ -119,14 +120,11 @@ impl Object {
     }
 
     fn local(&self, error: io::Error) -> StorageError {
-        let kind = match StorageErrorKind::of(&error) {
-            // The store is not full: the directory for temporary files is.
-            StorageErrorKind::Full => StorageErrorKind::Poisoned,
-            kind => kind,
-        };
         let place = std::env::temp_dir();
-        let cause = io::Error::new(error.kind(), format!("temporary file in {}: {error}", place.display()));
-        StorageError::of_kind("write", &*self.name, kind, cause)
+        let message = format!("temporary file in {}: {error}", place.display());
+        // Never said to be the store that is full.
+        let help = "what waits for the network lies there: free space in it, or name another directory by TMPDIR";
+        Failed::of_kind(StorageErrorKind::Poisoned, message).with_help(help).into_error("write", &self.name)
     }
 
     async fn append(&mut self, spill: &mut Option<Spill>, parts: Vec<Bytes>) -> Result<(), StorageError> {
