@@ -179,7 +179,7 @@ fn a_restore_with_a_stuck_read_costs_one_request_more() {
     assert_restores(&repo, &point, &source, "calm");
     let calm = server.requests();
     let packs = format!("{PREFIX}/packs");
-    for (name, fault) in [("before", Fault::StallBefore), ("within", Fault::StallAfter { bytes: 3 * MIB })] {
+    for (name, fault) in [("before", Fault::StallBefore), ("within", Fault::StallAfter { bytes: 5000 })] {
         // The last of the large reads: by then it is known how long such things take.
         let last = calm.below(&packs).of(Kind::GetRange) as u64 - 1;
         let rule = server.faults().add(Rule::new(fault).kind(Kind::GetRange).key_prefix(&packs).skip(last).times(1));
