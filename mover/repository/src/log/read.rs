@@ -35,6 +35,10 @@ const PROBES: u64 = 16;
 const PROBES_DENSE: u64 = 4;
 /// Names asked for first in a store in a network.
 const PROBES_FAR_STORE: usize = 2;
+/// Rounds of that search: far more than any log is long.
+const ROUNDS_MAX: usize = 64;
+/// Records in a row that nobody named and nobody can read.
+const STRANGERS_MAX: usize = 64;
 /// Farthest number behind what is known that is asked for.
 const PROBE_FARTHEST: u64 = 1 << 20;
 
@@ -64,7 +68,7 @@ pub(super) async fn find_highest(backend: &dyn Backend, known: LogNumber) -> Res
     let is_far = backend.link().is_some();
     let mut asked = if is_far { PROBES_FAR_STORE } else { offsets.len() };
     let mut known = known.0;
-    loop {
+    for _ in 0..ROUNDS_MAX {
         let probes: Vec<u64> = offsets.iter().take(asked).filter_map(|offset| known.checked_add(*offset)).collect();
         asked = offsets.len().min(asked * 4);
         let Some(found) = highest_there(backend, &probes).await? else { return Ok(LogNumber(known)) };
@@ -85,6 +89,12 @@ pub(super) async fn find_highest(backend: &dyn Backend, known: LogNumber) -> Res
             return Ok(LogNumber(known));
         }
     }
+    Err(endless())
+}
+
+/// A store, or what answers in its place, that has an object for whatever it is asked for.
+fn endless() -> RepositoryError {
+    RepositoryError::corrupt("log", "the store answers for records that nobody can have written")
 }
 
 /// The last of these numbers that is registered.
@@ -222,6 +232,7 @@ async fn newest_checkpoint(repository: &Repository, reads: &[Option<NumberRead>]
 /// Reads on, at least up to `known`, until a number is free.
 async fn read_up(repository: &Repository, known: LogNumber, log: &mut Log) -> Result<()> {
     let (backend, secrets) = (repository.backend().as_ref(), repository.secrets());
+    let mut strangers = 0;
     loop {
         let next = log.hashes.len() as u64 + FIRST.0;
         let is_known = next <= known.0;
@@ -241,7 +252,13 @@ async fn read_up(repository: &Repository, known: LogNumber, log: &mut Log) -> Re
                     return Err(error.clone());
                 }
                 None if !is_known => return Ok(()),
-                Some(_) => found_in_window += 1,
+                Some(NumberRead { entry: None, .. }) if !is_known && strangers == STRANGERS_MAX => {
+                    return Err(endless());
+                }
+                Some(NumberRead { entry, .. }) => {
+                    strangers = if is_known || entry.is_some() { 0 } else { strangers + 1 };
+                    found_in_window += 1;
+                }
                 None => {}
             }
             log.push(read);

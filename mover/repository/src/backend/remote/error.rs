@@ -208,7 +208,9 @@ fn by_code(code: &str, said: &str, text: &str, note: &Note) -> Option<Failed> {
         | "SlowDown"
         | "ServerBusy"
         | "InternalError" => Failed::new(Trouble::Busy(note.retry_after), StorageErrorKind::Other, said),
-        "InvalidRequest" | "ObjectLockConfigurationNotFoundError" if said.to_lowercase().contains("lock") => {
+        "InvalidRequest" | "ObjectLockConfigurationNotFoundError"
+            if note.is_locking || said.to_lowercase().contains("lock") =>
+        {
             Failed::refused(said, "the bucket has no object lock: make one that has it, or leave object-lock unset")
         }
         "QuotaExceeded" | "XMinioStorageFull" => Failed::of_kind(StorageErrorKind::Full, said),

@@ -57,6 +57,8 @@ pub(super) struct Note {
     pub is_metadata: bool,
     /// The lock of the object, if it has one.
     pub held: Option<Held>,
+    /// The request asked for a lock.
+    pub is_locking: bool,
     /// The lock that the next request shall ask for.
     pub wanted: Option<Wanted>,
 }
@@ -190,11 +192,11 @@ impl HttpService for Transport {
         if let Some(until) = self.wire.patience.pause() {
             sleep_until(until).await;
         }
-        ask_for_lock(&mut request)?;
+        let is_locking = ask_for_lock(&mut request)?;
         let is_read = request.method() == http::Method::GET || request.method() == http::Method::HEAD;
         let is_metadata = is_metadata_service(request.uri());
         // What a request before this one came to, for credentials, says nothing of it.
-        note(|note| *note = Note { is_metadata, wanted: note.wanted.take(), ..Note::default() });
+        note(|note| *note = Note { is_metadata, is_locking, wanted: note.wanted.take(), ..Note::default() });
         let is_small = request.body().content_length() as u64 <= SMALL_BYTES;
         let moved = Arc::new(Mutex::new(Movement { last: Instant::now(), waits_for_bandwidth: false }));
         let request = self.prepare(request, &moved)?;
@@ -250,10 +252,12 @@ struct Movement {
 }
 
 /// Puts the lock that this try wants into its request; others, such as those for credentials, stay as they are.
-fn ask_for_lock(request: &mut HttpRequest) -> Result<(), HttpError> {
+/// True if it did.
+fn ask_for_lock(request: &mut HttpRequest) -> Result<bool, HttpError> {
     let wanted = NOTE.try_with(|note| note.borrow_mut().wanted.take_if(|_| Wanted::fits(request)));
-    let Ok(Some(wanted)) = wanted else { return Ok(()) };
-    wanted.put_into(request).map_err(|error| HttpError::new(HttpErrorKind::Request, error))
+    let Ok(Some(wanted)) = wanted else { return Ok(false) };
+    wanted.put_into(request).map_err(|error| HttpError::new(HttpErrorKind::Request, error))?;
+    Ok(true)
 }
 
 /// Resolves when nothing has moved for too long.

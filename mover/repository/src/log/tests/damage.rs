@@ -1,6 +1,7 @@
 //! Damaged, missing and rolled-back records: who goes on, who is refused, and what is said.
 
 use super::*;
+use crate::backend::{Backend, IoFuture};
 
 /// One flipped bit in the record of an old run once stopped every restore. Who reads goes on with what is
 /// whole and is told of the rest; who writes is refused; and what a reader leaves behind in such a repository
@@ -134,4 +135,51 @@ fn a_rolled_back_history_is_noticed_by_a_client_that_saw_more() {
     let memory_file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&memory_file, b"damaged").unwrap();
     assert_eq!(history(&client).unwrap().recovery_points().len(), 2);
+}
+
+/// `mover points` never ended where a captive portal, or a store gone mad, had an object for every name below `log/`: each
+/// number that nobody knew was one more record that could not be read.
+#[test]
+fn a_store_that_has_an_object_for_every_name_is_refused() {
+    struct Parrot(MemoryBackend);
+    impl Backend for Parrot {
+        fn describe(&self) -> String {
+            self.0.describe()
+        }
+        fn get(&self, name: &str, limit_bytes: u64) -> IoFuture<Bytes> {
+            self.0.get(if name.starts_with(LOG_PREFIX) { "config" } else { name }, limit_bytes)
+        }
+        fn get_range(&self, name: &str, range: std::ops::Range<u64>) -> IoFuture<Bytes> {
+            self.0.get_range(name, range)
+        }
+        fn size(&self, name: &str) -> IoFuture<u64> {
+            match self.0.snapshot().contains_key("answers-all-sizes") {
+                true => crate::backend::ready(Ok(1)),
+                false => self.0.size(name),
+            }
+        }
+        fn list(&self, prefix: &str) -> IoFuture<Vec<crate::backend::ObjectMeta>> {
+            self.0.list(prefix)
+        }
+        fn create(&self, name: &str, body: Bytes) -> IoFuture<crate::backend::Created> {
+            self.0.create(name, body)
+        }
+        fn stream(&self, name: &str) -> Box<dyn crate::backend::ObjectWriter> {
+            self.0.stream(name)
+        }
+        fn barrier(&self) -> IoFuture<()> {
+            self.0.barrier()
+        }
+        fn delete(&self, name: &str) -> IoFuture<()> {
+            self.0.delete(name)
+        }
+    }
+    let backend = MemoryBackend::new();
+    init(&backend);
+    let parrot = block_on(Repository::open(Arc::new(Parrot(backend.clone())), &credential())).unwrap();
+    for _ in ["bytes for every name", "and a size for every name"] {
+        let refused = block_on(parrot.history_with_damage()).unwrap_err();
+        assert!(refused.to_string().contains("nobody can have written"), "{refused}");
+        backend.overwrite("answers-all-sizes", &b"yes"[..]);
+    }
 }
