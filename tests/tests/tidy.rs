@@ -111,7 +111,7 @@ fn tidy_control_plane_framework_stays_in_command() {
 /// A local cache may hold what the store has lost: whoever proves, repairs or deletes asks the store alone.
 #[test]
 fn tidy_commands_that_prove_the_store_use_no_cache() {
-    const READERS: [&str; 6] = ["backup", "diff", "dump", "ls", "points", "restore"];
+    const READERS: [&str; 7] = ["backup", "diff", "dump", "ls", "points", "protect", "restore"];
     let opens_cached = |text: &str| text.contains("open_cached") || text.contains("CachedBackend");
     let users: Vec<String> = sources()
         .into_iter()

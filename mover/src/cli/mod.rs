@@ -19,6 +19,7 @@ mod estimate;
 pub mod exit;
 mod filesets;
 mod forget;
+mod global_args;
 mod init;
 mod interrupt;
 mod key;
