@@ -4,6 +4,7 @@
 //! HTTP servers or the command line. `FORMAT.md` specifies every byte written here.
 
 pub mod backend;
+#[cfg(feature = "network")]
 pub mod bandwidth;
 mod blocking;
 pub mod chunk_reader;

@@ -5,6 +5,7 @@
 //! asked for.
 
 mod bad_input;
+mod bandwidth;
 mod fixture;
 mod identity;
 mod lies;

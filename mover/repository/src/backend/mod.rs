@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod faulty;
 pub mod local;
 pub mod memory;
+#[cfg(feature = "network")]
 pub mod remote;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ pub use cached::{CacheCounters, CachedBackend};
 pub use faulty::FaultyBackend;
 pub use local::{LocalBackend, StorageCounters};
 pub use memory::MemoryBackend;
+#[cfg(feature = "network")]
 pub use remote::RemoteBackend;
 
 /// Longest object name.
@@ -145,8 +147,8 @@ impl StorageError {
 
     /// One line for the user: what to do next.
     pub fn guidance(&self) -> Option<String> {
-        let cause = self.source.get_ref().and_then(|cause| cause.downcast_ref::<remote::RemoteCause>());
-        if let Some(help) = cause.and_then(|cause| cause.help) {
+        #[cfg(feature = "network")]
+        if let Some(help) = remote::RemoteCause::help_in(&self.source) {
             return Some(help.to_owned());
         }
         let text = match self.kind {

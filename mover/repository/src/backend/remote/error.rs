@@ -14,7 +14,14 @@ const SKEW_TOLD_SECONDS: i64 = 300;
 pub(crate) struct RemoteCause {
     message: String,
     /// What to do, in one line.
-    pub help: Option<&'static str>,
+    help: Option<&'static str>,
+}
+
+impl RemoteCause {
+    /// What to do about an error whose cause is one of these.
+    pub(crate) fn help_in(error: &std::io::Error) -> Option<&'static str> {
+        error.get_ref()?.downcast_ref::<RemoteCause>()?.help
+    }
 }
 
 impl fmt::Display for RemoteCause {
