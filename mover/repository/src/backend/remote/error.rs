@@ -133,6 +133,7 @@ fn not_answered(error: &object_store::Error, note: &Note) -> Failed {
     Failed { help: Some(help), ..Failed::network(broken.clone()) }
 }
 
+/// The last cause says what happened, the ones before only where.
 pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {

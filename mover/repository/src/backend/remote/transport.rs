@@ -21,6 +21,7 @@ use object_store::client::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
+use super::error::innermost;
 use super::flow::Flow;
 use super::lock::{Held, Wanted};
 use super::retry::Patience;
@@ -210,7 +211,7 @@ impl HttpService for Transport {
             }
             () = sleep(METADATA_TIMEOUT), if is_metadata => Err(timed_out("no answer")),
         };
-        let response = answered.inspect_err(|error| note(|note| note.broken = Some(error_chain(error))))?;
+        let response = answered.inspect_err(|error| note(|note| note.broken = Some(innermost(error))))?;
         let waited = moved.lock().last.elapsed();
         if response.status().is_success() && !is_metadata {
             self.wire.usual(is_read).lock().learn(waited);
@@ -283,19 +284,6 @@ fn timed_out(what: &str) -> HttpError {
 fn broken(error: &reqwest::Error) -> HttpError {
     let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
     HttpError::new(kind, std::io::Error::other(innermost(error)))
-}
-
-/// The last cause says what happened, the ones before only where.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
-}
-
-fn error_chain(error: &HttpError) -> String {
-    innermost(error)
 }
 
 fn note_answer(response: &reqwest::Response) {
