@@ -5,6 +5,7 @@
 //! `filefrag`). Nothing here may call into the libraries under test, and nothing may assert seconds.
 //! Everything runs on plain test threads.
 
+pub mod azurite;
 pub mod cache;
 pub mod cgroup;
 pub mod compare;

@@ -14,3 +14,4 @@ mod promises;
 mod requests;
 mod round_trip;
 mod trouble;
+mod vendors;

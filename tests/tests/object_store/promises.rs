@@ -12,8 +12,9 @@ use super::fixture::{PREFIX, backend, repository, tree};
 /// The smallest part that S3 takes.
 const SMALL_PART_BYTES: u64 = 5 << 20;
 
+/// All checks hold, and leave nothing.
 #[track_caller]
-fn assert_conforms(store: &RemoteBackend) {
+pub fn assert_conforms(store: &RemoteBackend) {
     let checks = block_on(conformance(store)).expect("the checks are made");
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed).collect();
     assert!(failed.is_empty(), "{failed:#?}");

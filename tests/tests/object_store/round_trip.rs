@@ -7,7 +7,7 @@ use mover_tests::{Repo, exit, needs, skip_test};
 use super::fixture::{PREFIX, assert_restores, initialised, repository, tree};
 
 /// Everything a person does with a repository, in order.
-fn live(repo: &Repo) {
+pub fn live(repo: &Repo) {
     let source = tree(repo, 20);
     let first = repo.backup(&source);
     assert_eq!(repo.run("points", &["--json"]).expect(exit::DONE).summary().points(), 1);
