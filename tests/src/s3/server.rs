@@ -17,8 +17,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsAcceptor;
 
 use super::faults::Faults;
+use super::google;
 use super::record::{Record, Requests};
-use super::service::Service;
+use super::service::{Dialect, Service};
 use super::store::Store;
 use super::tls;
 
@@ -38,11 +39,13 @@ pub struct S3Options {
     pub buckets: Vec<String>,
     /// Whether it speaks TLS, by a certificate for 127.0.0.1 and localhost from a private authority.
     pub is_tls: bool,
+    /// What it speaks.
+    pub dialect: Dialect,
 }
 
 impl Default for S3Options {
     fn default() -> S3Options {
-        S3Options { buckets: vec!["backups".to_owned()], is_tls: false }
+        S3Options { buckets: vec!["backups".to_owned()], is_tls: false, dialect: Dialect::S3 }
     }
 }
 
@@ -51,6 +54,7 @@ pub struct S3Server {
     address: SocketAddr,
     buckets: Vec<String>,
     ca_file: Option<PathBuf>,
+    dialect: Dialect,
     faults: Arc<Faults>,
     record: Arc<Record>,
     runtime: Option<Runtime>,
@@ -68,6 +72,11 @@ impl S3Server {
         S3Server::start_with(S3Options { is_tls: true, ..S3Options::default() })
     }
 
+    /// Starts one with the bucket `backups` that speaks as Google Cloud Storage does, without TLS.
+    pub fn start_google() -> S3Server {
+        S3Server::start_with(S3Options { dialect: Dialect::Google, ..S3Options::default() })
+    }
+
     /// Starts one; panics where that fails, as a test cannot go on.
     pub fn start_with(options: S3Options) -> S3Server {
         let directory = tempfile::tempdir().expect("a directory for the object store");
@@ -80,11 +89,15 @@ impl S3Server {
             false => (None, None),
         };
         let mut builder = S3ServiceBuilder::new(Store::new(root));
-        let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
-        keys.register(OTHER_ACCESS_KEY.to_owned(), SECRET_KEY.into());
-        builder.set_auth(keys);
+        if options.dialect == Dialect::S3 {
+            let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+            keys.register(OTHER_ACCESS_KEY.to_owned(), SECRET_KEY.into());
+            builder.set_auth(keys);
+        }
         let (faults, record) = (Arc::new(Faults::default()), Arc::new(Record::default()));
-        let service = Service { store: builder.build(), faults: Arc::clone(&faults), record: Arc::clone(&record) };
+        let (shared_faults, shared_record) = (Arc::clone(&faults), Arc::clone(&record));
+        let dialect = options.dialect;
+        let service = Service { store: builder.build(), faults: shared_faults, record: shared_record, dialect };
 
         let mut runtime = Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).thread_name("s3-server").enable_all().build().expect("a runtime");
@@ -92,7 +105,16 @@ impl S3Server {
         listener.set_nonblocking(true).expect("a listener that does not block");
         let address = listener.local_addr().expect("the address of the server");
         runtime.spawn(accept(listener, acceptor, service));
-        S3Server { address, buckets: options.buckets, ca_file, faults, record, runtime: Some(runtime), directory }
+        S3Server {
+            address,
+            buckets: options.buckets,
+            ca_file,
+            dialect,
+            faults,
+            record,
+            runtime: Some(runtime),
+            directory,
+        }
     }
 
     /// Where it listens.
@@ -105,9 +127,13 @@ impl S3Server {
         &self.buckets[0]
     }
 
-    /// `s3://bucket/prefix` in the first bucket.
+    /// `s3://bucket/prefix`, or `gs://bucket/prefix`, in the first bucket.
     pub fn url(&self, prefix: &str) -> String {
-        format!("s3://{}/{prefix}", self.bucket())
+        let scheme = match self.dialect {
+            Dialect::S3 => "s3",
+            Dialect::Google => "gs",
+        };
+        format!("{scheme}://{}/{prefix}", self.bucket())
     }
 
     /// `http://127.0.0.1:PORT` or `https://…`.
@@ -123,12 +149,18 @@ impl S3Server {
     /// The same for a client that reaches it at another address, as through a [`super::Link`].
     pub fn environment_at(&self, address: SocketAddr) -> Vec<(String, String)> {
         let ca = self.ca_file.as_ref().map(|file| ("AWS_CA_BUNDLE", file.to_string_lossy().into_owned()));
-        let common = [
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
-            ("AWS_REGION", REGION.to_owned()),
-            ("AWS_ENDPOINT_URL", self.endpoint_at(address)),
-        ];
+        let endpoint = self.endpoint_at(address);
+        let common = match self.dialect {
+            Dialect::S3 => vec![
+                ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+                ("AWS_REGION", REGION.to_owned()),
+                ("AWS_ENDPOINT_URL", endpoint),
+            ],
+            Dialect::Google => {
+                vec![("GOOGLE_BASE_URL", endpoint), ("GOOGLE_BEARER_TOKEN", google::TOKEN.to_owned())]
+            }
+        };
         common.into_iter().chain(ca).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 

@@ -17,6 +17,7 @@ use s3s::service::S3Service;
 use tokio::time::{Sleep, sleep};
 
 use super::faults::{Answer, Fault, Faults};
+use super::google;
 use super::record::{Place, Record, Request};
 use super::store::{Hidden, Instead, Unconditional};
 
@@ -29,15 +30,33 @@ pub(super) struct Service {
     pub store: S3Service,
     pub faults: Arc<Faults>,
     pub record: Arc<Record>,
+    pub dialect: Dialect,
+}
+
+/// What the server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// S3, with signed requests.
+    S3,
+    /// Google's XML interface, with a bearer token.
+    Google,
 }
 
 impl Service {
     /// Answers a request; an error ends the connection without an answer.
     pub(super) async fn answer(&self, request: http::Request<Incoming>) -> Result<Response<AnswerBody>, io::Error> {
         let (mut parts, body) = request.into_parts();
+        let refusal = match self.dialect {
+            Dialect::S3 => None,
+            Dialect::Google => google::to_s3(&mut parts).err(),
+        };
         let described = Request::of(&parts);
         let fault = self.faults.decide(&described);
         let visit = Visit { place: self.record.begin(described), record: Arc::clone(&self.record) };
+        if let Some(refusal) = refusal {
+            let _ = body.collect().await;
+            return Ok(visit.answered(built(&refusal), None));
+        }
         let mut damage = None;
         match &fault {
             None | Some(Fault::LoseAnswer) => {}
@@ -63,7 +82,10 @@ impl Service {
             }
         }
         let asked = http::Request::from_parts(parts, s3s::Body::from(body));
-        let answer = self.store.call(asked).await.map_err(|error| io::Error::other(StdError::from(error)))?;
+        let mut answer = self.store.call(asked).await.map_err(|error| io::Error::other(StdError::from(error)))?;
+        if self.dialect == Dialect::Google {
+            google::from_s3(answer.headers_mut());
+        }
         if matches!(fault, Some(Fault::LoseAnswer)) {
             return Err(io::Error::other("the answer is lost, as the fault says"));
         }

@@ -4,6 +4,7 @@ use futures_lite::future::block_on;
 use mover_repository::backend::remote::RemoteOptions;
 use mover_repository::backend::{Backend, StorageErrorKind};
 use mover_tests::azurite::Azurite;
+use mover_tests::s3::{Kind, S3Server};
 use mover_tests::{Repo, exit, needs, skip_test};
 
 use super::fixture::{PREFIX, backend, with};
@@ -51,5 +52,28 @@ fn store_of_azurite_keeps_what_it_is_given() {
         skip_test!(reason);
     }
     let server = Azurite::start();
+    doctor_and_live(&server.url(PREFIX), server.environment());
+}
+
+/// What this proves and what not is said where the dialect is translated.
+#[test]
+fn store_in_the_dialect_of_google_keeps_every_promise_of_a_store() {
+    let server = S3Server::start_google();
+    conforms_whole_and_in_parts(&server.url("promises"), server.environment());
+    let requests = server.requests();
+    let puts: Vec<_> = requests.all.iter().filter(|request| request.kind == Kind::Put).collect();
+    assert!(puts.len() > 40 && puts.iter().all(|put| put.is_conditional), "{} objects", puts.len());
+    assert!(requests.of(Kind::UploadPart) > 0 && requests.all.iter().all(|request| request.status != Some(400)));
+    let wrong = with(&server.environment(), &[("GOOGLE_BEARER_TOKEN", "ya29.another")]);
+    server.forget_requests();
+    let refused = block_on(backend(&server.url(PREFIX), wrong, |_| {}).list("")).expect_err("another token");
+    assert_eq!(refused.kind, StorageErrorKind::PermissionDenied, "{refused}");
+    assert_eq!(server.requests().total(), 1, "a token that is refused is not tried again");
+}
+
+#[test]
+fn store_in_the_dialect_of_google_keeps_what_it_is_given() {
+    needs!("rsync", "getfattr", "getfacl", "filefrag");
+    let server = S3Server::start_google();
     doctor_and_live(&server.url(PREFIX), server.environment());
 }
