@@ -158,6 +158,7 @@ impl Lock {
         if answer.status().is_success() {
             return Ok(());
         }
+        NOTE.with(|note| note.borrow_mut().is_locking = true);
         let said = answer.into_body().bytes().await.map_err(failed)?;
         Err(failed(String::from_utf8_lossy(&said).into_owned()))
     }
