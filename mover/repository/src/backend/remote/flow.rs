@@ -3,8 +3,8 @@
 //! Bandwidth is the most that was delivered in any recent interval, delay the least time that a small request took. Twice
 //! their product keeps a link full while answers travel; as more is on the way the measured bandwidth can grow, and with
 //! it what may be on the way, until the link is the limit. Never less than a few packs, never more than
-//! [`IN_FLIGHT_BYTES_MAX`]. Packs follow the bandwidth too: one should be durable after some seconds, however slow the
-//! link, and large enough that requests do not count, however fast.
+//! [`IN_FLIGHT_BYTES_MAX`]. Packs follow the bandwidth too: one should be durable after some seconds, but never be so small
+//! that a GiB takes more than 40 requests, however slow the link; a killed job on a slow link sends so much more again.
 
 use std::time::Duration;
 
@@ -15,10 +15,13 @@ use tokio::time::Instant;
 const IN_FLIGHT_BYTES_FIRST: u64 = 96 << 20;
 /// Bytes on the way at most; they wait in a temporary file, not in memory.
 const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
-/// Bytes of one pack: before anything is known, and the bounds after.
+/// Bytes of one pack before anything is known: the link should not stay idle until a large one is full.
 const PACK_BYTES_FIRST: u64 = 32 << 20;
-const PACK_BYTES_MIN: u64 = 16 << 20;
+/// The bounds after.
+const PACK_BYTES_MIN: u64 = 64 << 20;
 const PACK_BYTES_MAX: u64 = 128 << 20;
+/// A pack is a request, and a run has some twenty others.
+const _: () = assert!((1 << 30) / PACK_BYTES_MIN <= 16);
 /// Time after which a pack should have arrived.
 const PACK_TIME: Duration = Duration::from_secs(8);
 /// Bandwidth is measured over so long.
@@ -103,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_on_the_way_follows_bandwidth_and_delay() {
-        assert_eq!(measured(125_000, Duration::from_millis(300)), (96, 16));
+        assert_eq!(measured(125_000, Duration::from_millis(300)), (192, 64));
         assert_eq!(measured(12_500_000, Duration::from_millis(50)), (287, 95));
         let (in_flight, pack) = measured(125_000_000, Duration::from_millis(300));
         assert!((450..=460).contains(&in_flight) && pack == 128, "{in_flight} {pack}");
