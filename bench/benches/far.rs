@@ -48,10 +48,17 @@ fn main() {
                 let environment = server.environment_at(link.address());
                 let (backup, restore) = measure(&source, scratch.path(), &server.url("far"), &environment, memory);
                 if std::env::var_os("FAR_REQUESTS").is_some() {
-                    for request in &server.requests().all {
+                    let requests = server.requests();
+                    let first = requests.all[0].arrived;
+                    for request in &requests.all {
                         eprintln!(
-                            "{:?} {} {:?} {:?} {}",
-                            request.kind, request.key, request.range, request.status, request.answer_bytes
+                            "{:7.2} {:?} {} {:?} {:?} {}",
+                            (request.arrived - first).as_secs_f64(),
+                            request.kind,
+                            request.key,
+                            request.range,
+                            request.status,
+                            request.answer_bytes
                         );
                     }
                 }

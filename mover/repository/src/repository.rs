@@ -205,6 +205,8 @@ impl Repository {
         credential: &Credential,
         options: OpenOptions,
     ) -> Result<Repository> {
+        // On its way while `config` is read.
+        let slots_listed = backend.list(KEYS_PREFIX);
         let config_object = read_config(backend.as_ref()).await?;
         // Whether a header that names a newer format is one, or damage, shows only under the keys.
         let mut first_damage = match Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME) {
@@ -212,7 +214,7 @@ impl Repository {
             Err(newer @ RepositoryError::OtherFormat { .. }) => Some(newer),
             Err(damage) => return Err(damage),
         };
-        let listed = backend.list(KEYS_PREFIX).await?;
+        let listed = slots_listed.await?;
         let (rotations, listed): (Vec<ObjectMeta>, Vec<ObjectMeta>) =
             listed.into_iter().partition(|meta| parse_rotation_name(&meta.name).is_some());
         let slots = keys::read_slots(backend.as_ref(), listed).await?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use hashbrown::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 
+use crate::backend::ObjectMeta;
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ObjectId, PackId};
 use crate::index::blocks::{Blocks, location};
@@ -15,12 +16,15 @@ use crate::index::overlay::Overlay;
 use crate::index::segment::Segment;
 use crate::index::table::{LOCATION_MEMORY_BYTES, Table};
 use crate::index::{Absent, Index, PackRef, Packs, Unreadable};
+use crate::io::in_parallel;
 use crate::log::History;
 use crate::pack::{parse_pack_name, read_contents_of};
 use crate::repository::Repository;
 
 /// Small segments whose bytes stay in memory between opening and loading.
 const HELD_BYTES_MAX: usize = 16 << 20;
+/// Segments that are opened side by side, to hide the round trips of an object store.
+const OPENED_AT_ONCE: usize = 16;
 
 impl Index {
     /// Loads the index, resident if all locations fit `budget_bytes`, else in block mode. What the
@@ -48,9 +52,11 @@ impl Index {
         let (mut avoided, deleted, hurt) = (history.condemned(), history.deleted(), history.hurt_locations().packs);
         avoided.retain(|pack| !deleted.contains(pack) && !hurt.contains(pack));
         absent.packs.retain(|pack| !avoided.contains(pack));
+        // On their way meanwhile. What the history names was there before.
+        let packs = repository.backend().list("packs");
         let mut index = Self::load_without(repository, absent, budget_bytes).await?;
         index.avoided.extend(avoided);
-        index.add_packs_without_segment().await?;
+        index.add_packs_without_segment(packs.await?).await?;
         Ok(Arc::new(index))
     }
 
@@ -65,8 +71,13 @@ impl Index {
         history: &History,
         budget_bytes: usize,
     ) -> Result<Arc<Index>> {
-        let mut index = Self::load_with(repository, absent(history), budget_bytes, true).await?;
-        index.add_packs_without_segment().await?;
+        // At once, though a pack that another run adds meanwhile may be taken for lost.
+        let (segments, packs) = (repository.backend().list("index"), repository.backend().list("packs"));
+        let (segments, packs) = (segments.await?, packs.await?);
+        let listed = packs.iter().filter_map(|object| parse_pack_name(&object.name)).map(|(_, id)| id).collect();
+        let listed = Some(Arc::new(listed));
+        let mut index = Self::load_with(repository, absent(history), budget_bytes, segments, listed).await?;
+        index.add_packs_without_segment(packs).await?;
         Ok(Arc::new(index))
     }
 
@@ -75,19 +86,19 @@ impl Index {
     /// # Errors
     /// Only if the segments cannot be listed.
     pub async fn load_without(repository: &Repository, absent: Absent, budget_bytes: usize) -> Result<Index> {
-        Self::load_with(repository, absent, budget_bytes, false).await
+        let segments = repository.backend().list("index").await?;
+        Self::load_with(repository, absent, budget_bytes, segments, None).await
     }
 
     async fn load_with(
         repository: &Repository,
         absent: Absent,
         budget_bytes: usize,
-        only_listed: bool,
+        objects: Vec<ObjectMeta>,
+        listed: Option<Arc<HashSet<PackId>>>,
     ) -> Result<Index> {
         let mut unreadable = Vec::new();
-        let mut segments = open_segments(repository, &mut unreadable).await?;
-        // After the segments: what they name is there before they are.
-        let listed = if only_listed { Some(Arc::new(listed_packs(repository).await?)) } else { None };
+        let mut segments = open_listed(repository, &objects, &mut unreadable).await;
         let mut skipped: HashSet<ObjectId> = HashSet::new();
         loop {
             let mut index = Index::empty(repository, absent.clone(), budget_bytes);
@@ -118,7 +129,7 @@ impl Index {
             }
             if !is_resident {
                 // The directories went into the index that is dropped now.
-                segments = open_segments(repository, &mut Vec::new()).await?;
+                segments = open_listed(repository, &objects, &mut Vec::new()).await;
             }
         }
     }
@@ -200,8 +211,8 @@ impl Index {
         failed
     }
 
-    async fn add_packs_without_segment(&mut self) -> Result<()> {
-        for object in self.repository.backend().list("packs").await? {
+    async fn add_packs_without_segment(&mut self, listed: Vec<ObjectMeta>) -> Result<()> {
+        for object in listed {
             let Some((_, id)) = parse_pack_name(&object.name) else { continue };
             if self.absent.packs.contains(&id) || self.find_pack(&id).is_some() {
                 continue;
@@ -234,11 +245,6 @@ impl Index {
     }
 }
 
-async fn listed_packs(repository: &Repository) -> Result<HashSet<PackId>> {
-    let objects = repository.backend().list("packs").await?;
-    Ok(objects.iter().filter_map(|object| parse_pack_name(&object.name)).map(|(_, id)| id).collect())
-}
-
 /// What the history says is condemned or hurt.
 pub(crate) fn absent(history: &History) -> Absent {
     let hurt = history.hurt_locations();
@@ -255,25 +261,42 @@ fn report(failure: &Unreadable) {
 
 /// Opens every segment that is listed; those that cannot be opened are told and skipped.
 pub(crate) async fn open_segments(repository: &Repository, unreadable: &mut Vec<Unreadable>) -> Result<Vec<Segment>> {
+    let objects = repository.backend().list("index").await?;
+    Ok(open_listed(repository, &objects, unreadable).await)
+}
+
+async fn open_listed(
+    repository: &Repository,
+    objects: &[ObjectMeta],
+    unreadable: &mut Vec<Unreadable>,
+) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut held_bytes = 0;
-    for object in repository.backend().list("index").await? {
-        match Segment::open(repository.backend(), repository.secrets(), &object.name, object.bytes).await {
-            Ok(mut segment) => {
-                held_bytes += segment.held_bytes();
-                if held_bytes > HELD_BYTES_MAX {
-                    segment.forget_bytes();
-                }
-                segments.push(segment);
+    for some in objects.chunks(OPENED_AT_ONCE) {
+        let open = |object: &ObjectMeta| {
+            let (name, bytes) = (object.name.clone(), object.bytes);
+            async move {
+                let opened = Segment::open(repository.backend(), repository.secrets(), &name, bytes).await;
+                opened.map_err(|cause| Unreadable { object: name, cause })
             }
-            Err(cause) => {
-                let failure = Unreadable { object: object.name, cause };
-                report(&failure);
-                unreadable.push(failure);
+        };
+        for opened in in_parallel(OPENED_AT_ONCE, some.iter().map(open)).await {
+            match opened {
+                Ok(mut segment) => {
+                    held_bytes += segment.held_bytes();
+                    if held_bytes > HELD_BYTES_MAX {
+                        segment.forget_bytes();
+                    }
+                    segments.push(segment);
+                }
+                Err(failure) => {
+                    report(&failure);
+                    unreadable.push(failure);
+                }
             }
         }
     }
-    Ok(segments)
+    segments
 }
 
 /// Positions of the segments that count: readable, and not replaced by a readable one.

@@ -20,6 +20,7 @@ use crate::limits::LOG_RECORD_BYTES_MAX;
 use crate::repository::Repository;
 use crate::rotation::check_rotations;
 use bytes::Bytes;
+use futures_util::future::{try_join, try_join4};
 use std::collections::BTreeMap;
 use std::future::Future;
 
@@ -39,6 +40,8 @@ const PROBES_FAR_STORE: usize = 2;
 const ROUNDS_MAX: usize = 64;
 /// Records in a row that nobody named and nobody can read.
 const STRANGERS_MAX: usize = 64;
+/// Up to this number the log is listed while it is read.
+const LISTED_AT_ONCE_MAX: LogNumber = LogNumber(128);
 /// Farthest number behind what is known that is asked for.
 const PROBE_FARTHEST: u64 = 1 << 20;
 
@@ -148,14 +151,10 @@ impl Log {
 pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> Result<Reading> {
     // First: another process of this client may remember more while the history is read.
     let remembered = repository.remembered().await;
-    let backend = repository.backend().as_ref();
-    let found = find_highest(backend, start_of_search(backend, known, remembered.as_ref()).await?).await?;
-    let mut log = read_down(repository, found).await?;
-    let listed = match log.summed_below {
-        Some(_) => found,
-        None => highest_listed(backend).await?.max(found),
+    let log = match read_at_once(repository, known).await? {
+        Some(log) => log,
+        None => read_in_steps(repository, known, remembered.as_ref()).await?,
     };
-    read_up(repository, listed, &mut log).await?;
     let Log { entries, hashes, mut damage, summed_below } = log;
     let mut history = History::new(entries, hashes, summed_below);
     if damage.is_empty() {
@@ -172,12 +171,54 @@ pub(crate) async fn read_history(repository: &Repository, known: LogNumber) -> R
     Ok((history, damage))
 }
 
-/// The highest number that is known to be there: the caller's, or the last one that this client has seen.
-async fn start_of_search(backend: &dyn Backend, known: LogNumber, remembered: Option<&Seen>) -> Result<LogNumber> {
-    let seen = remembered.map_or(0, |seen| seen.below.0.saturating_sub(1));
-    match seen > known.0 && highest_there(backend, &[seen]).await?.is_some() {
-        true => Ok(LogNumber(seen)),
-        false => Ok(known),
+/// Reads all there is if nothing follows `known`, as after a registration: whatever tells so is asked for at once, which
+/// is one round trip instead of four. `None` if more has come.
+async fn read_at_once(repository: &Repository, known: LogNumber) -> Result<Option<Log>> {
+    if known < FIRST {
+        return Ok(None);
+    }
+    let (backend, secrets) = (repository.backend().as_ref(), repository.secrets());
+    let next = LogNumber(known.0 + 1);
+    let listing = async {
+        // A log that is longer has a checkpoint, and needs no listing.
+        if known <= LISTED_AT_ONCE_MAX { highest_listed(backend).await.map(Some) } else { Ok(None) }
+    };
+    let (down, after) = (read_down(repository, known), read_number(backend, secrets, next));
+    let (log, after, found, listed) = try_join4(down, after, find_highest(backend, known), listing).await?;
+    let listed = match (log.summed_below, listed) {
+        (None, None) => highest_listed(backend).await?,
+        (_, listed) => listed.unwrap_or_default(),
+    };
+    let is_all = after.is_none() && found.max(listed) <= known && log.hashes.len() as u64 == known.0;
+    Ok(is_all.then_some(log))
+}
+
+/// Finds how far the log goes, reads down to a checkpoint, and then what came meanwhile.
+async fn read_in_steps(repository: &Repository, known: LogNumber, remembered: Option<&Seen>) -> Result<Log> {
+    let backend = repository.backend().as_ref();
+    let found = find_highest_from(backend, known, remembered).await?;
+    let mut log = read_down(repository, found).await?;
+    let listed = match log.summed_below {
+        Some(_) => found,
+        None => highest_listed(backend).await?.max(found),
+    };
+    read_up(repository, listed, &mut log).await?;
+    Ok(log)
+}
+
+/// As [`find_highest`], from the last number that this client has seen if that is higher and there.
+pub(super) async fn find_highest_from(
+    backend: &dyn Backend,
+    known: LogNumber,
+    remembered: Option<&Seen>,
+) -> Result<LogNumber> {
+    let seen = LogNumber(remembered.map_or(0, |seen| seen.below.0.saturating_sub(1)));
+    if seen <= known {
+        return find_highest(backend, known).await;
+    }
+    match try_join(highest_there(backend, &[seen.0]), find_highest(backend, seen)).await? {
+        (Some(_), found) => Ok(found),
+        (None, _) => find_highest(backend, known).await,
     }
 }
 

@@ -4,7 +4,7 @@ use super::history::{History, LogEntry};
 use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
-use super::read::{Reading, find_highest, read_history};
+use super::read::{Reading, find_highest_from, read_history};
 use super::record::{OpenRecord, Role, open_record, seal_record};
 use super::{FIRST, LOG_PREFIX, alive_name, done_name, open_name, sealed_name};
 use crate::backend::{Created, StorageErrorKind};
@@ -53,7 +53,9 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Resul
     open.check()?;
     let secrets = repository.secrets();
     let body = open.encode(&secrets.signing().verifying_key());
-    let mut number = LogNumber(find_highest(repository.backend().as_ref(), LogNumber::default()).await?.0 + 1);
+    let remembered = repository.remembered().await;
+    let highest = find_highest_from(repository.backend().as_ref(), LogNumber::default(), remembered.as_ref()).await?;
+    let mut number = LogNumber(highest.0 + 1);
     loop {
         // Numbers are dense on the disk too: each run makes sure of the one before it, which may have been killed before
         // the name of its record was synced.
