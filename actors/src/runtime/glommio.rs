@@ -17,7 +17,7 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::JoinHandle;
@@ -42,8 +42,10 @@ const PREEMPT: Duration = Duration::from_millis(1);
 /// How often a shard is looked at that has tasks and does not run any. `run_task_queues` of glommio 0.9.0 says "nothing
 /// ran" when its preempt timer fires before the first task of a round, and the executor then sleeps with tasks ready
 /// to run and no timer set. Jobs hung for good, one in some dozens on a busy machine; a timer on the shard itself hung
-/// with them. Short enough that a job does not feel it, long enough to cost nothing.
-const PULSE: Duration = Duration::from_millis(5);
+/// with them. Short enough that a job does not feel it.
+const PULSE: Duration = Duration::from_millis(10);
+/// A shard that goes on standing still is looked at this seldom in the end: a mistake then costs a tenth of a second.
+const BEATS_BETWEEN_LOOKS_MAX: u32 = 8;
 /// Threads for glommio's own blocking calls, a shard.
 const BLOCKING_THREADS: usize = 1;
 
@@ -72,6 +74,8 @@ struct Shard {
     has_letters: AtomicBool,
     polls: AtomicU64,
     polls_at_last_beat: AtomicU64,
+    /// Beats in a row that found it standing still.
+    beats_still: AtomicU32,
     tasks: AtomicUsize,
     /// True once the driver has been polled and can hear the bell.
     is_driven: AtomicBool,
@@ -81,13 +85,21 @@ struct Shard {
 impl Shard {
     /// Ends the sleep of a shard that stands still although it has tasks or letters, or has not begun: it may sleep by
     /// mistake. By a signal, which helps even before there is a bell: the executor's wait returns, and it looks again.
+    ///
+    /// Tasks alone may just as well wait for a slow disk or network, and each look costs some 50 µs: after looks that
+    /// found nothing the next one comes later, up to [`BEATS_BETWEEN_LOOKS_MAX`].
     fn beat(&self) {
         let polls = self.polls.load(Ordering::Relaxed);
-        let stands_still = self.polls_at_last_beat.swap(polls, Ordering::Relaxed) == polls;
-        let has_work = self.tasks.load(Ordering::Relaxed) > 0
-            || self.has_letters.load(Ordering::Relaxed)
-            || !self.is_driven.load(Ordering::Relaxed);
-        if stands_still && has_work {
+        if self.polls_at_last_beat.swap(polls, Ordering::Relaxed) != polls {
+            self.beats_still.store(0, Ordering::Relaxed);
+            return;
+        }
+        let beats = self.beats_still.load(Ordering::Relaxed).wrapping_add(1);
+        self.beats_still.store(beats, Ordering::Relaxed);
+        let must_run = self.has_letters.load(Ordering::Relaxed) || !self.is_driven.load(Ordering::Relaxed);
+        let may_have_to = self.tasks.load(Ordering::Relaxed) > 0
+            && (beats.is_power_of_two() || beats.is_multiple_of(BEATS_BETWEEN_LOOKS_MAX));
+        if must_run || may_have_to {
             self.sleeper.kick();
         }
     }

@@ -223,7 +223,7 @@ impl HttpService for Transport {
         let response: http::Response<reqwest::Body> = response.into();
         let (parts, body) = response.into_parts();
         let wire = Arc::clone(&self.wire);
-        let body = Watched { body, rest: Bytes::new(), turn: Turn::default(), wire, alarm: None };
+        let body = Watched::new(body, wire);
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)))
     }
 }
@@ -381,18 +381,41 @@ struct Watched {
     turn: Turn,
     wire: Arc<Wire>,
     alarm: Option<Pin<Box<Sleep>>>,
+    /// When its first byte could come, and how many have.
+    begun: Instant,
+    received_bytes: u64,
+    /// Bytes gather in the connection until then.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
+    fn new(body: reqwest::Body, wire: Arc<Wire>) -> Self {
+        let (rest, turn, begun) = (Bytes::new(), Turn::default(), Instant::now());
+        Self { body, rest, turn, wire, alarm: None, begun, received_bytes: 0, pause: None }
+    }
+
     /// The next bytes from the connection; nothing at its end.
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, HttpError>>> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(frame) => {
                 self.alarm = None;
                 let bytes = |frame: Frame<Bytes>| frame.into_data().unwrap_or_default();
-                Poll::Ready(frame.map(|frame| frame.map(bytes).map_err(|error| broken(&error))))
+                let frame = frame.map(|frame| frame.map(bytes).map_err(|error| broken(&error)));
+                self.received_bytes +=
+                    frame.as_ref().and_then(|bytes| bytes.as_ref().ok()).map_or(0, Bytes::len) as u64;
+                Poll::Ready(frame)
             }
             Poll::Pending => {
+                let expected = self.body.size_hint().exact().unwrap_or_default();
+                if let Some(pause) = gathering_pause(self.received_bytes, self.begun.elapsed(), expected) {
+                    let pause = self.pause.insert(Box::pin(sleep(pause)));
+                    // To be woken at its end.
+                    let _ = pause.as_mut().poll(context);
+                }
                 let wire = &self.wire;
                 let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(wire.reads.lock().deadline())));
                 ready!(alarm.as_mut().poll(context));
@@ -422,9 +445,39 @@ impl Body for Watched {
     }
 }
 
+/// Bytes that should gather in a connection before they are looked at.
+const GATHERED_BYTES: u64 = 128 << 10;
+/// The longest and the shortest time that is worth it.
+const GATHERING_PAUSE_MAX: Duration = Duration::from_millis(50);
+const GATHERING_PAUSE_MIN: Duration = Duration::from_millis(3);
+
+/// How long not to look at a body of which everything that has come was taken. A slow link hands out bytes in small
+/// pieces, and to wake up for each costs more than all that is done with it afterwards.
+fn gathering_pause(received_bytes: u64, taken: Duration, expected_bytes: u64) -> Option<Duration> {
+    if received_bytes < GATHERED_BYTES || expected_bytes < 2 * GATHERED_BYTES {
+        return None;
+    }
+    let pause = taken.mul_f64(GATHERED_BYTES as f64 / received_bytes as f64).min(GATHERING_PAUSE_MAX);
+    (pause >= GATHERING_PAUSE_MIN).then_some(pause)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_of_a_slow_link_gather_and_those_of_a_fast_one_do_not_wait() {
+        let pause = |megabytes_per_second: u64, expected| {
+            gathering_pause(megabytes_per_second * 1_000_000, Duration::from_secs(1), expected)
+        };
+        assert_eq!(pause(1, 8 << 20), Some(GATHERING_PAUSE_MAX));
+        let some = pause(10, 8 << 20).expect("a pause");
+        assert!((13..=14).contains(&some.as_millis()), "{some:?}");
+        assert_eq!(pause(100, 8 << 20), None);
+        // The begin and the end of a body do not wait.
+        assert_eq!(pause(1, 200 << 10), None);
+        assert_eq!(gathering_pause(100 << 10, Duration::from_secs(1), 8 << 20), None);
+    }
 
     #[test]
     fn the_deadline_is_learned_from_peers() {
