@@ -3,9 +3,7 @@
 //! Any thread may ask; the simulated time is thread-local and set by the simulator while it polls a task.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use mover_repository::ids::UnixNanos;
+use std::time::{Duration, Instant};
 
 use super::Runtime;
 
@@ -28,14 +26,6 @@ pub fn monotonic() -> Duration {
     }
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
-}
-
-/// The machine's wall clock.
-pub(super) fn unix_now() -> UnixNanos {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => UnixNanos(since.as_nanos() as i128),
-        Err(before) => UnixNanos(-(before.duration().as_nanos() as i128)),
-    }
 }
 
 /// A place where another thread may come in between two instructions. The simulator takes the core away here for a

@@ -291,7 +291,7 @@ impl Runtime for GlommioRuntime {
     }
 
     fn unix_now(&self) -> UnixNanos {
-        clock::unix_now()
+        UnixNanos::now()
     }
 }
 

@@ -12,7 +12,6 @@
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam::channel::Sender;
 use mover_repository::ids::UnixNanos;
@@ -46,14 +45,14 @@ pub struct StreamSource {
 impl StreamSource {
     /// The stream `name`, read from `input`.
     pub fn new(name: Vec<u8>, input: impl Read + Send + 'static) -> std::io::Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
+        let now = UnixNanos::now();
         let stat = Stat {
             kind: FileKind::File,
             mode: 0o600,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            mtime: UnixNanos(now),
-            ctime: UnixNanos(now),
+            mtime: now,
+            ctime: now,
             inode: 0,
             device: 0,
             links: 1,

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
@@ -34,8 +34,7 @@ impl Heartbeat {
         let (stop, stopped) = bounded::<()>(0);
         let beat = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                if let Err(error) = block_on(sign.leave(UnixNanos(since_1970.as_nanos() as i128))) {
+                if let Err(error) = block_on(sign.leave(UnixNanos::now())) {
                     tracing::warn!(%error, "cannot leave a sign of life");
                 }
             }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 macro_rules! id32 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -87,6 +88,16 @@ impl fmt::Display for LogNumber {
 /// A point in time: nanoseconds since 1970-01-01 UTC, negative before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct UnixNanos(pub i128);
+
+impl UnixNanos {
+    /// The time by the clock of this machine.
+    pub fn now() -> UnixNanos {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => UnixNanos(since.as_nanos() as i128),
+            Err(before) => UnixNanos(-(before.duration().as_nanos() as i128)),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

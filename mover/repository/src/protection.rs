@@ -195,7 +195,7 @@ mod tests {
     const DAY_NS: i128 = 86_400 * SECOND_NS;
 
     fn far(days: i128) -> UnixNanos {
-        UnixNanos((crate::backend::now().0 + days * DAY_NS).div_euclid(SECOND_NS) * SECOND_NS)
+        UnixNanos((UnixNanos::now().0 + days * DAY_NS).div_euclid(SECOND_NS) * SECOND_NS)
     }
 
     fn protector(bench: &Bench) -> Protector {

@@ -17,7 +17,6 @@ use crate::rotation::{parse_rotation_name, take_rotations};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How a new repository is made.
 #[derive(Clone, Debug)]
@@ -36,12 +35,11 @@ pub struct InitOptions {
 
 impl Default for InitOptions {
     fn default() -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             chunker: ChunkerConfig::default(),
             compression: CompressionConfig::default(),
             stretching: Stretching::default(),
-            created: UnixNanos(since_1970.as_nanos() as i128),
+            created: UnixNanos::now(),
             memory_directory: None,
         }
     }

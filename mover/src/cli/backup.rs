@@ -82,7 +82,7 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
     };
     let engine = Engine::start(session)?;
     let view = View { title: "backup", on_interrupt: ON_INTERRUPT, bytes_expected, slowed: args.stats.slowed() };
-    let (started, began) = (Instant::now(), repository::now());
+    let (started, began) = (Instant::now(), UnixNanos::now());
     let report = engine.run(session, view, move |runtime, progress, stop| run_backup(runtime, job, progress, stop))?;
     let totals = shown_totals(&report, args.dry_run);
     let lock = lock(session, &opened, &report, began);
@@ -201,7 +201,7 @@ fn options(session: &Session, args: &BackupArgs, opened: &Repository) -> Result<
             None | Some(args::VerifyBeforeUpload::Sample) => VerifyBeforeUpload::Sample,
         },
         reread_one_in: backup.reread.map(|share| u64::from(share.0)),
-        reread_salt: repository::now().0 as u64,
+        reread_salt: UnixNanos::now().0 as u64,
         dry_run: args.dry_run,
         depends_on,
         alive_every: Some(SIGN_OF_LIFE_EVERY),

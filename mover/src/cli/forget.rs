@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use futures_lite::future::block_on;
 use jiff::tz::TimeZone;
 use mover_repository::Repository;
-use mover_repository::ids::ObjectId;
+use mover_repository::ids::{ObjectId, UnixNanos};
 use mover_repository::log::{History, Outcome, RecoveryPoint, Role};
 use mover_repository::prune::bring_back;
 use mover_repository::retention::{self, Period, Policy, Verdict};
@@ -46,7 +46,7 @@ pub fn run(session: &Session, args: &ForgetArgs) -> Result<Exit> {
                 (args.sets.is_empty() || args.sets.contains(&point.set))
                     && (args.tags.is_empty() || point.tags.iter().any(|tag| args.tags.contains(tag)))
             };
-            retention::judge(&history, opened.secrets(), &policy, &zone, repository::now(), selected)
+            retention::judge(&history, opened.secrets(), &policy, &zone, UnixNanos::now(), selected)
         }
         false => named(&history, args)?,
     };

@@ -29,7 +29,7 @@ pub fn run(session: &Session, args: &ProtectArgs) -> Result<Exit> {
             found.into_iter().map(|(_, point)| point).collect()
         }
     };
-    let until = until(repository::now(), args.period.0);
+    let until = until(UnixNanos::now(), args.period.0);
     let mut protector = Protector::new(&opened, &history, memory_bytes(session))?;
     for point in points.iter().filter(|point| args.set.as_ref().is_none_or(|set| point.set == *set)) {
         let objects = protector.protect(point, until)?;

@@ -177,12 +177,6 @@ pub fn host() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name.into_owned() }
 }
 
-/// Now, by the clock of this machine.
-pub fn now() -> UnixNanos {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    UnixNanos(since.as_nanos() as i128)
-}
-
 /// A fresh id for a job.
 pub fn new_job_id() -> Result<ObjectId> {
     secret::random_hex()?
@@ -201,7 +195,7 @@ pub fn open_record(role: Role, set: &str) -> Result<OpenRecord> {
         job: new_job_id()?,
         adopts: None,
         depends_on: None,
-        started: now(),
+        started: UnixNanos::now(),
     })
 }
 

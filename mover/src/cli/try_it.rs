@@ -131,7 +131,7 @@ fn check_room(place: &Path, found: &Found) -> Result<()> {
 
 impl Trial<'_> {
     fn run(&self) -> Result<Exit> {
-        let started = repository::now();
+        let started = UnixNanos::now();
         let (first, first_step) = self.back_up("backup")?;
         let Some(_) = &first.point else { return Ok(Exit::Interrupted) };
         let (second, second_step) = self.back_up("again")?;

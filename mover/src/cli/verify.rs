@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use futures_lite::future::block_on;
 use mover_repository::heartbeat::{Heartbeat, SIGN_OF_LIFE_EVERY};
+use mover_repository::ids::UnixNanos;
 use mover_repository::log::{Outcome, Registration};
 use mover_repository::repository::Repository;
 use mover_repository::verify::{Data, HurtFile, ProofStatus, VerifyOptions, VerifyProgress, VerifyReport, verify};
@@ -92,7 +93,7 @@ fn outcome(session: &Session, opened: &Repository, reader: &Registration, report
 
 /// How much is proven, how old that is, and how long the rest takes.
 fn tell_proof(session: &Session, args: &VerifyArgs, status: &ProofStatus) -> Result<()> {
-    let (output, now) = (&session.output, repository::now());
+    let (output, now) = (&session.output, UnixNanos::now());
     let age = args.max_age.map_or_else(String::new, |age| age.to_string());
     output.say(&format!(
         "{} of {} are proven within {age}, {}; {} packs are due, {}",
@@ -166,7 +167,7 @@ pub fn options(session: &Session, data: Data) -> VerifyOptions {
         threads: session.resolved.shards,
         index_bytes: quarter,
         cache_bytes: quarter,
-        now: repository::now(),
+        now: UnixNanos::now(),
         ..VerifyOptions::default()
     }
 }

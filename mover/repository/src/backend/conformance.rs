@@ -4,7 +4,7 @@
 //! Works below a scratch prefix of its own and removes what it made. A check that fails is a row
 //! of the result, not an error, so that `doctor` can show all of them.
 
-use super::{Backend, Created, ObjectMeta, StorageError, StorageErrorKind, lock_time, now};
+use super::{Backend, Created, ObjectMeta, StorageError, StorageErrorKind, lock_time};
 use crate::crypto::random_array;
 use crate::error::{RepositoryError, Result};
 use crate::ids::UnixNanos;
@@ -96,7 +96,7 @@ const LOCK_SECONDS: i128 = 60;
 pub async fn prove_lock(backend: &dyn Backend) -> Result<()> {
     let name = Scratch::new(backend).name("locked");
     backend.create(&name, Bytes::from_static(b"locked")).await?;
-    let until = UnixNanos((now().0 / 1_000_000_000 + LOCK_SECONDS) * 1_000_000_000);
+    let until = UnixNanos((UnixNanos::now().0 / 1_000_000_000 + LOCK_SECONDS) * 1_000_000_000);
     let told = match backend.retain_until(&name, until).await {
         Ok(_) => backend.retained_until(&name).await,
         Err(error) => Err(error),

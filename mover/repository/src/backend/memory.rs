@@ -4,7 +4,7 @@
 //! lost by [`MemoryBackend::crash`]. Every call resolves at once, on the caller's thread.
 
 use super::{
-    Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, check_name, now, ready,
+    Backend, Created, IoFuture, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, check_name, ready,
     retained_error,
 };
 use crate::ids::UnixNanos;
@@ -145,7 +145,8 @@ impl Backend for MemoryBackend {
     fn delete(&self, name: &str) -> IoFuture<()> {
         let found = self.find("delete", name);
         let mut objects = self.objects.lock();
-        let retained = objects.get(name).and_then(|stored| stored.retained_until).filter(|until| *until > now());
+        let retained =
+            objects.get(name).and_then(|stored| stored.retained_until).filter(|until| *until > UnixNanos::now());
         ready(match (found, retained) {
             (Err(error), _) => Err(error),
             (Ok(_), Some(until)) => Err(retained_error(name, until)),

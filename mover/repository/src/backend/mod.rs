@@ -338,12 +338,6 @@ fn no_lock(name: &str) -> StorageError {
     StorageError::of_kind("lock", name, StorageErrorKind::NotSupported, "this kind of store has no object lock")
 }
 
-/// The time by the clock of this machine.
-pub(crate) fn now() -> UnixNanos {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    UnixNanos(since_1970.as_nanos() as i128)
-}
-
 /// A time of a lock as text: RFC 3339, to the second.
 pub(crate) fn lock_time(time: UnixNanos) -> String {
     let seconds = i64::try_from(time.0.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);

@@ -47,7 +47,7 @@ use sorted_ids::{IdSorter, SortedIds};
 use survey::{Place, Sources, Survey, scratch};
 
 use crate::backend::conformance::prove_one_winner;
-use crate::backend::{StorageErrorKind, delete_if_there, now};
+use crate::backend::{StorageErrorKind, delete_if_there};
 use crate::blocking::block_on;
 use crate::chunk_reader::ChunkReader;
 use crate::error::{RepositoryError, Result};
@@ -397,7 +397,7 @@ impl Pruner<'_> {
         self.delete(&history, &deleted)?;
         self.tidy_index(&history, &deleted, &replaced)?;
         if self.repository.backend().can_retain() {
-            block_on(remove_spent_records(self.repository.backend().as_ref(), &history, now()));
+            block_on(remove_spent_records(self.repository.backend().as_ref(), &history, UnixNanos::now()));
         }
         Ok(history)
     }

@@ -19,7 +19,7 @@ use object_store::signer::{SignedUrlOptions, Signer};
 
 use super::transport::{NOTE, Transport};
 use crate::backend::conformance::SCRATCH_PREFIX;
-use crate::backend::{lock_time, now};
+use crate::backend::lock_time;
 use crate::ids::{ObjectId, UnixNanos};
 
 const MODE_HEADER: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
@@ -75,7 +75,7 @@ impl Held {
     }
 
     pub(super) fn lasts(&self) -> bool {
-        self.until > now()
+        self.until > UnixNanos::now()
     }
 }
 
@@ -130,7 +130,7 @@ impl Lock {
     pub(super) async fn next_upload(&self, name: &str) -> object_store::Result<()> {
         let Some(period) = self.retention.period.filter(|_| !is_scratch(name)) else { return Ok(()) };
         let credential = self.s3.credentials().get_credential().await?;
-        let until = UnixNanos(now().0.saturating_add(period.as_nanos() as i128));
+        let until = UnixNanos(UnixNanos::now().0.saturating_add(period.as_nanos() as i128));
         let wanted = Wanted { credential, mode: self.retention.mode, until };
         NOTE.with(|note| note.borrow_mut().wanted = Some(wanted));
         Ok(())

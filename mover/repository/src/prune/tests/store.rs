@@ -206,7 +206,7 @@ fn prune_keeps_what_is_locked_and_deletes_it_afterwards() {
     let gone = backup(&bench, &old);
     backup(&bench, &new);
     forget(&bench, &gone);
-    let soon = UnixNanos(now().0 + 3_600_000_000_000);
+    let soon = UnixNanos(UnixNanos::now().0 + 3_600_000_000_000);
     let before = bench.names("packs");
     before.iter().for_each(|name| _ = block_on(bench.store.retain_until(name, soon)).unwrap());
     let report = pruned(&bench);
