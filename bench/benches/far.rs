@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use mover_bench::clock::children_seconds;
 use mover_tests::s3::{Link, S3Server};
 
 const MIB: u64 = 1 << 20;
@@ -144,20 +145,9 @@ fn mover(arguments: &[&str], place: &str, key: &Path, scratch: &Path, environmen
     if arguments[0] != "init" {
         command.env("MOVER_KEY_FILE", key);
     }
-    let (cpu, begun) = (children_cpu(), Instant::now());
+    let (cpu, begun) = (children_seconds(), Instant::now());
     let status = command.stdin(Stdio::null()).status().expect("start mover");
-    let ran = Ran { wall: begun.elapsed().as_secs_f64(), cpu: children_cpu() - cpu };
+    let ran = Ran { wall: begun.elapsed().as_secs_f64(), cpu: children_seconds() - cpu };
     assert!(status.success(), "mover {arguments:?} failed");
     ran
-}
-
-fn children_cpu() -> f64 {
-    // SAFETY: `rusage` is plain data for which all zero bytes are valid, and the call only fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
-        usage
-    };
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
