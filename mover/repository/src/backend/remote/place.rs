@@ -3,9 +3,10 @@
 //! TLS is checked against the authorities of the system, or those of a private one that is named; plain HTTP is used only
 //! where the endpoint says `http://`, never as a second try.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::multipart::MultipartStore;
@@ -98,54 +99,48 @@ impl RemotePlace {
         let url = format!("{}://{}", self.url().split_once(':').map_or("", |(scheme, _)| scheme), self.bucket);
         let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let wire = Arc::clone(transport.wire());
-        let named = |beginning: &str| {
-            let settings =
-                environment.iter().filter(move |(name, value)| name.starts_with(beginning) && !value.is_empty());
-            settings.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect::<Vec<_>>()
-        };
         Ok(match self.vendor {
             Vendor::S3 => {
                 // The bytes are sealed, and checked by the store against a checksum that is signed.
-                let mut builder = AmazonS3Builder::new()
+                let builder = AmazonS3Builder::new()
                     .with_url(url)
                     .with_retry(once)
                     .with_http_connector(transport)
                     .with_unsigned_payload(true)
                     .with_checksum_algorithm(Checksum::CRC64NVME);
-                for (name, value) in named("AWS_") {
-                    if let Ok(key) = name.parse::<AmazonS3ConfigKey>() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
-                let endpoint = endpoint(environment);
-                let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-                let builder = builder.with_allow_http(is_plain);
+                let builder = configured(builder, environment, "AWS_", AmazonS3Builder::with_config);
                 let credentials = credentials::provider(&builder, environment, &wire)?;
                 let s3 = builder.with_credentials(credentials).build()?;
                 (Arc::new(s3.clone()), Some(s3))
             }
             Vendor::Google => {
-                let mut builder =
+                let builder =
                     GoogleCloudStorageBuilder::new().with_url(url).with_retry(once).with_http_connector(transport);
-                for (name, value) in named("GOOGLE_") {
-                    if let Ok(key) = name.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder = configured(builder, environment, "GOOGLE_", GoogleCloudStorageBuilder::with_config);
                 (Arc::new(builder.build()?), None)
             }
             Vendor::Azure => {
-                let mut builder =
+                let builder =
                     MicrosoftAzureBuilder::new().with_url(url).with_retry(once).with_http_connector(transport);
-                for (name, value) in named("AZURE_") {
-                    if let Ok(key) = name.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder = configured(builder, environment, "AZURE_", MicrosoftAzureBuilder::with_config);
                 (Arc::new(builder.build()?), None)
             }
         })
     }
+}
+
+/// The builder with those variables of its vendor that it knows.
+fn configured<B, K: FromStr>(
+    builder: B,
+    environment: &Environment,
+    beginning: &str,
+    set: impl Fn(B, K, String) -> B,
+) -> B {
+    let named = environment.iter().filter(|(name, value)| name.starts_with(beginning) && !value.is_empty());
+    named.fold(builder, |builder, (name, value)| match name.to_ascii_lowercase().parse() {
+        Ok(key) => set(builder, key, value.clone()),
+        Err(_) => builder,
+    })
 }
 
 fn vendor_of(place: &str) -> Option<(Vendor, &str)> {
@@ -157,11 +152,6 @@ fn vendor_of(place: &str) -> Option<(Vendor, &str)> {
 pub(super) fn variable(environment: &Environment, name: &str) -> Option<String> {
     let found = environment.iter().find(|(each, value)| each == name && !value.is_empty());
     found.map(|(_, value)| value.clone())
-}
-
-fn endpoint(environment: &Environment) -> Option<String> {
-    let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
-    names.into_iter().find_map(|name| variable(environment, name))
 }
 
 #[cfg(test)]
