@@ -80,8 +80,21 @@ pub struct TryArgs {
     pub keep: bool,
 }
 
+/// What `mover init` tells of object stores.
+const STORE_HELP: &str = "\
+A repository in an object store is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. Its credentials and
+address are read from the variables that its vendor's tools know, among them:
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN   the key
+  AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE   a file with keys (else ~/.aws/credentials), and which of them
+  AWS_REGION                                 the region of the bucket
+  AWS_ENDPOINT_URL                           another vendor's S3; plain HTTP where it begins with http://
+  AWS_CA_BUNDLE, SSL_CERT_FILE               certificates (PEM) of a private authority, for all vendors
+  GOOGLE_SERVICE_ACCOUNT                     the file with the key
+  AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY   the account and its key";
+
 /// `mover init`
 #[derive(Args, Debug)]
+#[command(after_help = STORE_HELP)]
 pub struct InitArgs {
     /// Cut and name chunks as the repository FROM does, so that what `mover copy` brings from there and what is backed
     /// up here directly is stored once. Its own password and keys open it all the same

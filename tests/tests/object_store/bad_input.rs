@@ -134,6 +134,23 @@ fn missing_credentials_are_told_and_a_silent_metadata_service_keeps_nobody_waiti
 }
 
 #[test]
+fn half_a_key_is_told_with_what_is_missing() {
+    let server = S3Server::start();
+    let words = ["Missing SecretAccessKey", "help: set the credentials", "AWS_SECRET_ACCESS_KEY", "mover help init"];
+    assert_says(points(&server, &[("AWS_SECRET_ACCESS_KEY", "")]), exit::FAILED, &words);
+    assert_says(
+        points(&server, &[("AWS_ACCESS_KEY_ID", "")]),
+        exit::FAILED,
+        &["Missing AccessKeyId", "mover help init"],
+    );
+    assert_eq!(server.requests().total(), 0);
+    let help = mover_tests::Mover::run(&["help", "init"]).expect(exit::DONE).text();
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE", "GOOGLE_", "AZURE_"] {
+        assert!(help.contains(name), "{name} is not in {help}");
+    }
+}
+
+#[test]
 fn a_credentials_file_that_is_of_no_use_is_told() {
     let server = S3Server::start();
     let none = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SHARED_CREDENTIALS_FILE", "/nowhere/credentials")];

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::block_on;
-use mover_repository::backend::{Backend, Created, RemoteBackend};
+use mover_repository::backend::{Backend, Created, RemoteBackend, StorageErrorKind};
 use mover_tests::mover::wait;
 use mover_tests::s3::{Answer, Fault, Link, Rule, S3Server};
 use mover_tests::{exit, needs};
@@ -143,6 +143,36 @@ fn credentials_that_the_store_calls_expired_are_asked_for_anew() {
     });
     assert_changed(&server);
     assert_eq!(container.asked.load(Ordering::Relaxed), 2);
+}
+
+/// A key that was replaced by another and taken away, as a rotation does.
+#[test]
+fn a_key_that_was_taken_away_is_asked_for_anew_once() {
+    let server = S3Server::start();
+    let scratch = tempfile::tempdir().expect("a directory");
+    let container = Container::start(secret(&server), 3600);
+    let environment = container_environment(&server, &container, &scratch.path().join("token"));
+    let store = backend(&server.url(PREFIX), environment, |_| {});
+    let take_away = |key: &str| {
+        let unknown = Answer::error(403, "InvalidAccessKeyId", "There is no such key.");
+        server.faults().add(Rule::new(Fault::Answer(unknown)).access_key(key));
+    };
+    let [first, second] = S3Server::access_keys();
+    creates_on(&store, || {
+        container.given.lock().expect("what is given").0 = second;
+        take_away(first);
+    });
+    assert_changed(&server);
+    // Where there is no other key, one request more is all that it costs.
+    take_away(second);
+    server.forget_requests();
+    let refused = block_on(store.get("log/0", 1000)).expect_err("there is no key");
+    assert_eq!(refused.kind, StorageErrorKind::PermissionDenied, "{refused}");
+    assert_eq!((server.requests().total(), container.asked.load(Ordering::Relaxed)), (2, 3));
+    // The answer to HEAD has no body that could say what is wrong.
+    server.forget_requests();
+    let refused = block_on(store.size("log/0")).expect_err("there is no key");
+    assert_eq!((refused.kind, server.requests().total()), (StorageErrorKind::PermissionDenied, 2), "{refused}");
 }
 
 fn write_credentials(path: &Path, key: &str, secret: &str) {

@@ -3,7 +3,7 @@
 //! Keys come from the environment, or else from a web identity or a container, or else from the shared credentials file of
 //! the AWS tools (`AWS_SHARED_CREDENTIALS_FILE`, else `~/.aws/credentials`; `AWS_PROFILE`, else `default`), or else from
 //! the metadata service of the machine. The file is read again when it was replaced or rewritten, and any source is asked
-//! again once the store says that a token has expired. Must never write a secret anywhere.
+//! again once the store says that a token has expired or that it knows no such key. Must never write a secret anywhere.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -48,7 +48,7 @@ struct Renewed {
 #[derive(Debug)]
 struct Asked {
     provider: AwsCredentialProvider,
-    /// How often the store had called a token expired when the provider was made.
+    /// How often the store had called credentials out of date when the provider was made.
     expired: u64,
 }
 

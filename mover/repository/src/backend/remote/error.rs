@@ -36,7 +36,7 @@ impl std::error::Error for RemoteCause {}
 pub(super) struct Failed {
     pub trouble: Trouble,
     pub kind: StorageErrorKind,
-    /// The token was good before, and its source may have another.
+    /// The source of the credentials may have others by now.
     pub is_expired: bool,
     message: String,
     help: Option<&'static str>,
@@ -59,6 +59,11 @@ impl Failed {
     /// A failure that no further try changes.
     pub(super) fn of_kind(kind: StorageErrorKind, message: impl Into<String>) -> Self {
         Self::new(Trouble::Final, kind, message)
+    }
+
+    /// The same, of a key that another one may have replaced.
+    fn of_key(self) -> Self {
+        Self { trouble: Trouble::Key, is_expired: true, ..self }
     }
 
     /// The same with what a person can do.
@@ -107,13 +112,17 @@ fn no_credentials(error: &object_store::Error, note: &Note) -> Failed {
     Failed { trouble, ..Failed::refused(message, help) }
 }
 
+/// Settings with which no request can be made.
+pub(super) fn no_client(error: &object_store::Error) -> Failed {
+    let help = "set the credentials of the store in the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY \
+                together, or name a file that has them by AWS_SHARED_CREDENTIALS_FILE; `mover help init` has the list";
+    Failed::refused(innermost(error), help)
+}
+
 fn not_answered(error: &object_store::Error, note: &Note) -> Failed {
     let Some(broken) = &note.broken else {
         // No request was made: credentials or settings are missing.
-        return Failed::refused(
-            innermost(error),
-            "set the credentials of the store in the environment; see `mover help init`",
-        );
+        return no_client(error);
     };
     let lower = broken.to_lowercase();
     if lower.contains("certificate") {
@@ -165,6 +174,9 @@ fn answered(status: u16, text: &str, note: &Note) -> Failed {
         }
         301 | 302 | 307 | 308 => wrong_region(note.region.as_deref(), &said),
         304 | 412 => Failed::of_kind(StorageErrorKind::AlreadyExists, said),
+        // An answer without a body, such as to HEAD, does not say whether it is the key or what it may do.
+        400 if code.is_empty() => Failed::of_kind(StorageErrorKind::Other, said).of_key(),
+        401 | 403 if code.is_empty() => refused_key(&said, note).of_key(),
         401 | 403 => refused_key(&said, note),
         // A store says what is missing; another server, or a proxy, must not be taken for one that has lost an object.
         404 if code.is_empty() && text.contains("<html") => {
@@ -202,6 +214,8 @@ fn by_code(code: &str, said: &str, text: &str, note: &Note) -> Option<Failed> {
             let help = "renew the credentials where they come from; mover reads them again by itself";
             Failed { help: Some(help), is_expired: true, ..Failed::network(said) }
         }
+        // Who replaces a key takes the old one away: its source may have the new one.
+        "InvalidAccessKeyId" => denied(said).of_key(),
         // Damaged on the way: the store refused it, and the bytes here are still right.
         "BadDigest"
         | "InvalidDigest"
@@ -240,6 +254,10 @@ fn refused_key(said: &str, note: &Note) -> Failed {
     if note.clock_ahead_seconds.is_some_and(|seconds| seconds.abs() > SKEW_TOLD_SECONDS) {
         return skewed(said, note);
     }
+    denied(said)
+}
+
+fn denied(said: &str) -> Failed {
     let help = "check the key of the store, its secret and what it may do in this bucket";
     Failed { help: Some(help), ..Failed::of_kind(StorageErrorKind::PermissionDenied, said) }
 }
@@ -282,7 +300,9 @@ mod tests {
             (501, String::new(), StorageErrorKind::NotSupported, Trouble::Final),
             (400, xml("BadDigest"), StorageErrorKind::Other, Trouble::Network),
             (400, xml("InvalidRequest"), StorageErrorKind::Other, Trouble::Final),
+            (400, String::new(), StorageErrorKind::Other, Trouble::Key),
             (403, xml("RequestTimeTooSkewed"), StorageErrorKind::Refused, Trouble::Final),
+            (403, xml("InvalidAccessKeyId"), StorageErrorKind::PermissionDenied, Trouble::Key),
             (301, xml("PermanentRedirect"), StorageErrorKind::Refused, Trouble::Final),
         ];
         for (status, body, kind, trouble) in kinds {

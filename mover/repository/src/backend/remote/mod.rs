@@ -96,7 +96,7 @@ impl RemoteBackend {
         let transport = Transport::new(http, Arc::clone(&wire));
         let _inside = runtime().enter();
         let connected = place.connect(&options.environment, transport.clone());
-        let (store, s3) = connected.map_err(|error| refused(error::innermost(&error)))?;
+        let (store, s3) = connected.map_err(|error| error::no_client(&error).into_error("use", "").at(&shown))?;
         let lock = s3.map(|s3| Lock { s3, transport, retention: options.retention });
         let prefix = match place.prefix() {
             "" => String::new(),

@@ -4,7 +4,7 @@
 //! together do not come back together. A store that names its own time (`Retry-After`) gets it, from all requests of
 //! this process. Beside the waits there is a budget: what is made again in excess of a tenth of what succeeded waits for
 //! its turn, so that a store in trouble is not loaded more by those who notice. Nothing is made again that cannot
-//! succeed: a refused key stays refused.
+//! succeed: what is denied stays denied.
 
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) enum Trouble {
     Nonsense,
     /// The store cannot serve it now; it may have said when to come back.
     Busy(Option<Duration>),
+    /// The store knows no such key: one more try, with what the source of the credentials says now.
+    Key,
     /// No wait helps.
     Final,
 }
@@ -62,6 +64,7 @@ struct State {
 pub(super) struct Tries {
     pub count: u32,
     first_failure: Option<Instant>,
+    has_looked_for_key: bool,
 }
 
 impl Patience {
@@ -97,7 +100,8 @@ impl Patience {
         let asked_for = match trouble {
             Trouble::Final => return None,
             Trouble::Nonsense if tries.count >= NONSENSE_TRIES_MAX => return None,
-            Trouble::Network | Trouble::Nonsense => Duration::ZERO,
+            Trouble::Key if std::mem::replace(&mut tries.has_looked_for_key, true) => return None,
+            Trouble::Network | Trouble::Nonsense | Trouble::Key => Duration::ZERO,
             Trouble::Busy(asked_for) => asked_for.unwrap_or_default().min(RETRY_AFTER_MAX),
         };
         let patience = if state.has_answered { self.longest } else { self.longest.min(PATIENCE_UNKNOWN) };
@@ -162,6 +166,9 @@ mod tests {
             let mut tries = Tries::default();
             while patience.next_wait(&mut tries, Trouble::Nonsense, 0.0).is_some() {}
             assert_eq!(tries.count, NONSENSE_TRIES_MAX);
+            // Whatever came before, a new key is looked for once.
+            assert!(patience.next_wait(&mut tries, Trouble::Key, 0.0).is_some());
+            assert_eq!(patience.next_wait(&mut tries, Trouble::Key, 0.0), None);
         });
     }
 

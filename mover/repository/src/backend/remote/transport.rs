@@ -95,7 +95,7 @@ pub(super) struct Wire {
     pub flow: Flow,
     pub patience: Patience,
     limits: Arc<BandwidthLimits>,
-    /// How often the store said that a token has expired.
+    /// How often the store said that credentials hold no longer.
     pub expired: AtomicU64,
     reads: Mutex<Usual>,
     writes: Mutex<Usual>,
