@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use mover_repository::backend::joins_span;
 use mover_repository::ids::ChunkId;
 use mover_repository::index::{Location, PackRef};
 use mover_repository::limits::FRAME_PLAIN_BYTES_TARGET;
@@ -22,8 +23,6 @@ pub const RANGE_BYTES_MAX: usize = 8 << 20;
 pub const RANGE_GAP_BYTES_MAX: u64 = 256 << 10;
 /// Bytes of one request to a far store, however many ranges they are: a whole pack.
 pub const SPAN_BYTES_MAX: u64 = 160 << 20;
-/// Bytes between two ranges that such a request gets along.
-pub const SPAN_GAP_BYTES_MAX: u64 = 1 << 20;
 /// Files up to this size that lie in one range are gathered and written at once.
 pub const WHOLE_FILE_BYTES_MAX: u64 = 2 << 20;
 
@@ -184,7 +183,7 @@ pub fn into_spans(ranges: Vec<ReadRange>, is_far: bool) -> Vec<ReadSpan> {
 fn joins(span: &ReadSpan, next: &ReadRange) -> bool {
     let (Some(first), Some(last)) = (span.ranges.first(), span.ranges.last()) else { return false };
     let end = last.start + last.bytes as u64;
-    let is_near = next.start.checked_sub(end).is_some_and(|gap| gap <= SPAN_GAP_BYTES_MAX);
+    let is_near = joins_span(end, next.start);
     first.pack.id == next.pack.id && is_near && next.start + next.bytes as u64 - first.start <= SPAN_BYTES_MAX
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::{Shared, WeakShared};
+use futures_util::future::{Shared, WeakShared, join_all};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
@@ -23,6 +23,8 @@ use crate::lru::Lru;
 use crate::pack::PackOpener;
 use crate::repository::Repository;
 
+/// Pages that are read ahead at once: their frames have some MiB, and fit the smallest cache.
+pub(crate) const PAGES_AHEAD: usize = 16;
 /// Packs whose opened keys are kept; unwrapping one costs a Diffie-Hellman.
 const OPENERS_MAX: usize = 256;
 
@@ -81,6 +83,20 @@ impl ChunkReader {
             }
         }
         Err(first_error)
+    }
+
+    /// Reads what will be asked for next, side by side, where the round trip to the store takes time. Whoever asks for
+    /// what cannot be read learns why.
+    pub(crate) async fn read_ahead(&self, ids: impl IntoIterator<Item = ChunkId>) {
+        if self.repository.backend().link().is_none() {
+            return;
+        }
+        let load = |id: ChunkId| async move {
+            if let Ok(Some(location)) = self.index.lookup(&id).await {
+                let _ = self.frame(&location).await;
+            }
+        };
+        join_all(ids.into_iter().map(load)).await;
     }
 
     async fn read_copy(&self, id: &ChunkId, location: &Location) -> Result<Bytes> {
@@ -225,6 +241,28 @@ mod tests {
         assert_eq!(block_on(reader.read(&ids[1])).unwrap(), noise(2, 500));
         assert_eq!(block_on(ahead).unwrap(), noise(1, 500));
         assert_eq!(counted.count(Operation::GetRange, "packs") - before, 1, "it is read once");
+    }
+
+    #[test]
+    fn what_is_read_ahead_of_a_far_store_is_not_read_again() {
+        let bench = Bench::new();
+        let packs =
+            [1, 2].map(|seed| bench.pack(1, PackClass::Data, &[vec![noise(seed, 500)], vec![noise(seed + 8, 9)]]));
+        bench.segment(&packs);
+        let ids =
+            [1, 9, 2, 10].map(|seed| bench.repository.secrets().chunk_id(&noise(seed, if seed > 8 { 9 } else { 500 })));
+        for (is_far, ahead) in [(true, 4), (false, 0)] {
+            let inner: Arc<dyn Backend> = bench.store.clone();
+            let counted = if is_far { FaultyBackend::far(inner) } else { FaultyBackend::new(inner) };
+            let repository = bench.repository.moved_to(Arc::new(counted.clone()));
+            let index = block_on(Index::load_without(&repository, Absent::default(), 1 << 20)).unwrap();
+            let reader = ChunkReader::new(&repository, Arc::new(index), 1 << 20);
+            let before = counted.count(Operation::GetRange, "packs");
+            block_on(reader.read_ahead(ids.into_iter().chain([ChunkId([1; 32])])));
+            assert_eq!(counted.count(Operation::GetRange, "packs") - before, ahead);
+            ids.iter().for_each(|id| drop(block_on(reader.read(id)).unwrap()));
+            assert_eq!(counted.count(Operation::GetRange, "packs") - before, 4);
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! adds no thread and no delay of its own; with no fault it behaves as what it wraps.
 
 use super::{
-    Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, StorageError, StorageErrorKind, Temporary, ready,
+    Backend, Created, IoFuture, Link, ObjectMeta, ObjectWriter, SpanReader, StorageError, StorageErrorKind, Temporary,
+    ready,
 };
 use crate::ids::UnixNanos;
 use bytes::Bytes;
@@ -120,12 +121,20 @@ struct Script {
 pub struct FaultyBackend {
     inner: Arc<dyn Backend>,
     script: Arc<Mutex<Script>>,
+    /// What it says of the way to it, instead of the backend inside.
+    link: Option<Link>,
 }
 
 impl FaultyBackend {
     /// Wraps a backend; no fault yet.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, script: Arc::default() }
+        Self { inner, script: Arc::default(), link: None }
+    }
+
+    /// The same as if it were far away. Of the reads of a span the first is recorded and may fail: it is the request.
+    pub fn far(inner: Arc<dyn Backend>) -> Self {
+        let link = Link { pack_bytes: 32 << 20, in_flight_bytes: 96 << 20 };
+        Self { link: Some(link), ..Self::new(inner) }
     }
 
     /// Plans a fault.
@@ -282,7 +291,12 @@ impl Backend for FaultyBackend {
     }
 
     fn link(&self) -> Option<Link> {
-        self.inner.link()
+        self.link.or_else(|| self.inner.link())
+    }
+
+    fn span(&self, name: &str, _: Range<u64>) -> Option<Box<dyn SpanReader>> {
+        self.link?;
+        Some(Box::new(FarSpan { backend: self.clone(), name: name.to_owned(), is_begun: false }))
     }
 
     fn delete(&self, name: &str) -> IoFuture<()> {
@@ -315,6 +329,21 @@ impl Backend for FaultyBackend {
 
     fn remove_empty_directory(&self, name: &str) -> IoFuture<()> {
         self.call(Operation::Delete, name, 0, || self.inner.remove_empty_directory(name))
+    }
+}
+
+struct FarSpan {
+    backend: FaultyBackend,
+    name: String,
+    is_begun: bool,
+}
+
+impl SpanReader for FarSpan {
+    fn read(&mut self, range: Range<u64>) -> IoFuture<Bytes> {
+        match std::mem::replace(&mut self.is_begun, true) {
+            false => self.backend.get_range(&self.name, range),
+            true => self.backend.inner.get_range(&self.name, range),
+        }
     }
 }
 

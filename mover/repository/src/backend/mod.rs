@@ -305,9 +305,18 @@ pub trait Backend: Send + Sync + 'static {
     }
 }
 
+/// Bytes between two ranges of a span that are read along: that takes less time than another request.
+pub const SPAN_GAP_BYTES_MAX: u64 = 1 << 20;
+
+/// Whether a range that begins at `next` belongs to the span whose ranges so far end at `end`.
+pub fn joins_span(end: u64, next: u64) -> bool {
+    next.checked_sub(end).is_some_and(|gap| gap <= SPAN_GAP_BYTES_MAX)
+}
+
 /// Reads ranges of one object, by one request as long as they are asked for in order.
 pub trait SpanReader: Send {
-    /// Exactly the bytes of `range`, as [`Backend::get_range`]. One read at a time.
+    /// Exactly the bytes of `range`, as [`Backend::get_range`]. Several may be asked for: they are read one after the
+    /// other, and each takes its memory when its turn has come.
     fn read(&mut self, range: Range<u64>) -> IoFuture<Bytes>;
 }
 

@@ -4,6 +4,7 @@
 //! bounded by the limits of frame and table. An opener may be shared by threads.
 
 use bytes::Bytes;
+use futures_util::future::join;
 
 use crate::backend::{StorageError, StorageErrorKind};
 use crate::crypto::{FrameOpener, Secrets};
@@ -116,8 +117,9 @@ async fn read_contents_once(repository: &Repository, name: &str, bytes: u64) -> 
     let read = async |range: std::ops::Range<u64>| {
         repository.backend().get_cacheable(name, range, bytes).await.map_err(|error| missing(name, error))
     };
-    let header = read(0..PACK_HEADER_BYTES as u64).await?;
-    let mut tail = read(bytes - bytes.min(TAIL_BYTES)..bytes).await?;
+    // Side by side: a far store answers both after one round trip.
+    let (header, tail) = join(read(0..PACK_HEADER_BYTES as u64), read(bytes - bytes.min(TAIL_BYTES)..bytes)).await;
+    let (header, mut tail) = (header?, tail?);
     let toc_bytes = toc_length(bytes, &tail, name)?;
     if toc_bytes + TRAILER_BYTES > tail.len() {
         tail = read(bytes - (toc_bytes + TRAILER_BYTES) as u64..bytes).await?;

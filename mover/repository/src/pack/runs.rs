@@ -1,5 +1,6 @@
 //! Reads frames of one pack front to back in runs of about 4 MiB, the next ones while one is worked on: neither the disk
-//! nor the core waits for the other. Memory: [`RUN_BYTES`] × ([`RUNS_AHEAD`] + 1). Blocks.
+//! nor the core waits for the other. Of a far store all runs come by one request, unless much lies between them that
+//! nobody wants. Memory: [`RUN_BYTES`] × ([`RUNS_AHEAD`] + 1). Blocks.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,7 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::FrameInfo;
-use crate::backend::{Backend, IoFuture, StorageError, StorageErrorKind};
+use crate::backend::{Backend, IoFuture, SpanReader, StorageErrorKind, joins_span};
 use crate::blocking::block_on;
 use crate::chunk_reader::unreadable;
 use crate::error::Result;
@@ -62,13 +63,35 @@ pub(crate) struct FrameRuns<'f, F> {
     name: &'f str,
     /// What is not asked for yet.
     rest: &'f [F],
-    asked: VecDeque<(&'f [F], Range<u64>, IoFuture<Bytes>)>,
+    asked: VecDeque<Asked<'f, F>>,
+    /// The request that is read on, and where it ends.
+    span: Option<(Box<dyn SpanReader>, u64)>,
+    /// A request for many runs has failed: from now on each has its own.
+    is_apart: bool,
+}
+
+/// A run on its way.
+struct Asked<'f, F> {
+    frames: &'f [F],
+    range: Range<u64>,
+    read: IoFuture<Bytes>,
+    manner: Manner,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// By a request for many runs.
+    Together,
+    /// By a request of its own.
+    Alone,
+    /// By a request of its own, after one that failed.
+    Again,
 }
 
 impl<'f, F: Framed> FrameRuns<'f, F> {
     /// Reads `frames`, in their order in the pack, of the pack object `name`.
     pub(crate) fn new(backend: &'f dyn Backend, name: &'f str, frames: &'f [F]) -> Self {
-        Self { backend, name, rest: frames, asked: VecDeque::new() }
+        Self { backend, name, rest: frames, asked: VecDeque::new(), span: None, is_apart: false }
     }
 
     fn ask(&mut self) {
@@ -85,34 +108,69 @@ impl<'f, F: Framed> FrameRuns<'f, F> {
                 is_near
             };
             let count = 1 + others.iter().take_while(joins).count();
-            let (run, behind) = self.rest.split_at(count);
+            let (frames, behind) = self.rest.split_at(count);
             self.rest = behind;
-            self.asked.push_back((run, range.clone(), self.backend.get_range(self.name, range)));
+            let (read, manner) = match self.span_of(&range) {
+                Some(span) => (span.read(range.clone()), Manner::Together),
+                None => (self.backend.get_range(self.name, range.clone()), Manner::Alone),
+            };
+            self.asked.push_back(Asked { frames, range, read, manner });
         }
+    }
+
+    /// The request that has a run: the one that is read on, or a new one for it and all that follow close enough.
+    fn span_of(&mut self, run: &Range<u64>) -> Option<&mut Box<dyn SpanReader>> {
+        if self.span.as_ref().is_none_or(|(_, end)| run.end > *end) {
+            let mut end = run.end;
+            for frame in self.rest {
+                let span = frame.span();
+                if !joins_span(end, span.start) {
+                    break;
+                }
+                end = span.end;
+            }
+            let is_alone = self.is_apart || end == run.end;
+            let begun = if is_alone { None } else { self.backend.span(self.name, run.start..end) };
+            self.span = begun.map(|span| (span, end));
+        }
+        self.span.as_mut().map(|(span, _)| span)
+    }
+
+    fn alone(&self, frames: &'f [F], range: Range<u64>, manner: Manner) -> Asked<'f, F> {
+        let read = self.backend.get_range(self.name, range.clone());
+        Asked { frames, range, read, manner }
     }
 }
 
 impl<'f, F: Framed> Iterator for FrameRuns<'f, F> {
     type Item = FrameRun<'f, F>;
 
-    /// The next run; asked for a second time if the error says that this may help. Of one that cannot be read each frame
-    /// comes alone: some may be as they were.
+    /// The next run; asked for a second time if that may help. Of one that cannot be read each frame comes alone: some may
+    /// be as they were.
     fn next(&mut self) -> Option<FrameRun<'f, F>> {
         self.ask();
-        let (frames, range, read) = self.asked.pop_front()?;
-        let again = |error: StorageError| match error.kind {
-            StorageErrorKind::Other => block_on(self.backend.get_range(self.name, range.clone())),
-            _ => Err(error),
-        };
-        match block_on(read).or_else(again) {
-            Err(error) if frames.len() > 1 && error.kind != StorageErrorKind::NotFound => {
+        loop {
+            let Asked { frames, range, read, manner } = self.asked.pop_front()?;
+            let error = match block_on(read) {
+                Ok(bytes) => return Some(FrameRun { frames, range, bytes: Ok(bytes) }),
+                Err(error) => error,
+            };
+            let may_help = match (manner, error.kind) {
+                (_, StorageErrorKind::NotFound) | (Manner::Again, _) => false,
+                // An object that is cut short has what lies before its end.
+                (Manner::Together, _) | (Manner::Alone, StorageErrorKind::Other) => true,
+                (Manner::Alone, _) => false,
+            };
+            if may_help {
+                (self.is_apart, self.span) = (true, None);
+                self.asked.push_front(self.alone(frames, range, Manner::Again));
+            } else if frames.len() > 1 && error.kind != StorageErrorKind::NotFound {
                 for frame in frames.chunks(1).rev() {
-                    let span = frame[0].span();
-                    self.asked.push_front((frame, span.clone(), self.backend.get_range(self.name, span)));
+                    self.asked.push_front(self.alone(frame, frame[0].span(), Manner::Alone));
                 }
-                self.next()
+            } else {
+                return Some(FrameRun { frames, range, bytes: Err(unreadable(error, self.name)) });
             }
-            read => Some(FrameRun { frames, range, bytes: read.map_err(|error| unreadable(error, self.name)) }),
         }
     }
 }
@@ -165,6 +223,28 @@ mod tests {
         let pieces = [0..100_000, 100_000..200_000, 300_000..400_000, 900_000..1_000_000].map(Piece);
         assert_eq!(read(&backend, &pieces), (vec![3, 1], vec![]));
         assert_eq!(backend.count(Operation::GetRange, ""), 2);
+    }
+
+    #[test]
+    fn a_far_pack_is_one_request_but_for_what_lies_far_apart() {
+        let backend = FaultyBackend::far(Arc::new(MemoryBackend::new()));
+        block_on(backend.create("packs/x", vec![7; 30 << 20].into())).unwrap();
+        let pieces = [0u64, 2, 4, 6, 8, 10, 20, 22, 24].map(|mib| Piece(mib << 20..(mib << 20) + (3 << 19)));
+        let runs = FrameRuns::new(&backend, "packs/x", &pieces);
+        // Half a MiB lies between most of them: too much for one read, and too little for another request.
+        assert!(runs.map(|run| (run.frames.len(), run.bytes.unwrap().len())).eq(vec![(1, 3 << 19); 9]));
+        assert_eq!(backend.count(Operation::GetRange, ""), 2);
+    }
+
+    #[test]
+    fn a_far_pack_that_is_cut_short_gives_what_it_has() {
+        let backend = FaultyBackend::far(Arc::new(MemoryBackend::new()));
+        block_on(backend.create("packs/x", content().into())).unwrap();
+        // The request for all runs, as one for bytes beyond the end, is refused.
+        let refused = Fault::at(Operation::GetRange, 1, Effect::Io);
+        backend.plan(refused);
+        let pieces = [0..100_000, 400_000..500_000, 800_000..900_000, 1_200_000..1_300_000].map(Piece);
+        assert_eq!(read(&backend, &pieces), (vec![1, 1, 1, 1], vec![1_200_000]));
     }
 
     #[test]

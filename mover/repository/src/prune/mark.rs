@@ -7,7 +7,7 @@
 use hashbrown::HashSet;
 
 use crate::blocking::block_on;
-use crate::chunk_reader::ChunkReader;
+use crate::chunk_reader::{ChunkReader, PAGES_AHEAD};
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::log::RecoveryPoint;
@@ -57,15 +57,22 @@ impl<'a, F: FnMut(ChunkId) -> Result<()>> Marker<'a, F> {
             return Ok(());
         }
         let page = block_on(read_inner(self.chunks, id, level))?;
-        for child in &page.children {
-            if level > 1 {
-                self.inner(&child.structure, level - 1)?;
-                continue;
+        for children in page.children.chunks(PAGES_AHEAD) {
+            self.read_ahead(children.iter().map(|child| child.structure));
+            for child in children {
+                if level > 1 {
+                    self.inner(&child.structure, level - 1)?;
+                    continue;
+                }
+                (self.visit)(child.names)?;
+                self.leaf(&child.structure)?;
             }
-            (self.visit)(child.names)?;
-            self.leaf(&child.structure)?;
         }
         Ok(())
+    }
+
+    fn read_ahead(&self, pages: impl Iterator<Item = ChunkId>) {
+        block_on(self.chunks.read_ahead(pages.filter(|id| !self.visited.contains(id))));
     }
 
     fn leaf(&mut self, id: &ChunkId) -> Result<()> {
@@ -93,7 +100,10 @@ impl<'a, F: FnMut(ChunkId) -> Result<()>> Marker<'a, F> {
             ListPage::decode(&bytes, level).map_err(|error| RepositoryError::corrupt(format!("page {id}"), error))?;
         match page {
             ListPage::Pieces(pieces) => self.pieces(&pieces),
-            ListPage::Children(children) => children.iter().try_for_each(|child| self.list(&child.id, level - 1)),
+            ListPage::Children(children) => children.chunks(PAGES_AHEAD).try_for_each(|children| {
+                self.read_ahead(children.iter().map(|child| child.id));
+                children.iter().try_for_each(|child| self.list(&child.id, level - 1))
+            }),
         }
     }
 

@@ -15,7 +15,7 @@ use super::survey::Place;
 use crate::blocking::{block_on, side_by_side};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{ChunkId, LogNumber};
-use crate::pack::{FrameInfo, FrameRuns, PackClass, PackInfo, PackOpener, read_contents};
+use crate::pack::{FrameInfo, FrameRuns, PackClass, PackInfo, PackOpener, read_contents_of};
 use crate::packer::Packer;
 use crate::repository::Repository;
 
@@ -94,7 +94,7 @@ impl Repacker<'_> {
     /// [`RepositoryError::Corrupt`] if something of it is not as it was stored: the pack must stay. Storage
     /// errors.
     fn copy(&mut self, info: &PackInfo, live: &HashSet<Place>, pack: u32) -> Result<()> {
-        let contents = block_on(read_contents(self.repository, &info.object_name()))?;
+        let contents = block_on(read_contents_of(self.repository, &info.object_name(), info.bytes))?;
         let opener = PackOpener::new(self.repository.secrets(), info)?;
         let live_in = |frame: &FrameInfo| -> Vec<bool> {
             let mut chunk_offset = 0;

@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 use parking_lot::Mutex;
 
 use crate::blocking::{block_on, side_by_side};
+use crate::chunk_reader::PAGES_AHEAD;
 use crate::error::{RepositoryError, Result};
 use crate::ids::ChunkId;
 use crate::log::{RecoveryPoint, SealedFileset};
@@ -94,6 +95,9 @@ impl Verifier<'_> {
             is_whole = false;
         }
         for (at, child) in page.children.iter().enumerate() {
+            if at % PAGES_AHEAD == 0 {
+                self.read_ahead(&page.children[at..page.children.len().min(at + PAGES_AHEAD)], level, whole);
+            }
             let until = page.children.get(at + 1).map(|next| &next.separator[..]);
             is_whole &= if level == 1 {
                 self.check_leaf(place, child, until, whole)
@@ -106,6 +110,18 @@ impl Verifier<'_> {
             whole.lock().insert((*id, *id));
         }
         is_whole
+    }
+
+    /// Reads the pages that are checked next, but for those that were.
+    fn read_ahead(&self, children: &[Child], level: u8, whole: &Whole) {
+        let with_names = level == 1 && self.repository.secrets().can_read();
+        let pages: Vec<ChunkId> = {
+            let whole = whole.lock();
+            let key = |child: &Child| (if level == 1 { child.names } else { child.structure }, child.structure);
+            let unchecked = children.iter().filter(|child| !whole.contains(&key(child)));
+            unchecked.flat_map(|child| [Some(child.structure), with_names.then_some(child.names)]).flatten().collect()
+        };
+        block_on(self.chunks.read_ahead(pages));
     }
 
     fn check_leaf(&self, place: &Place<'_>, child: &Child, until: Option<&[u8]>, whole: &Whole) -> bool {

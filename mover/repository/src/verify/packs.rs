@@ -12,7 +12,7 @@ use crate::blocking::{block_on, side_by_side};
 use crate::error::{RepositoryError, Result};
 use crate::ids::LogNumber;
 use crate::limits::PACK_FRAMES_MAX;
-use crate::pack::{FrameInfo, FrameRuns, PackContents, PackOpener, parse_pack_name, read_contents};
+use crate::pack::{FrameInfo, FrameRuns, PackContents, PackOpener, parse_pack_name, read_contents_of};
 use crate::verify::plan::{Plan, Reading};
 use crate::verify::proof::Proofs;
 use crate::verify::span::ListedPack;
@@ -80,7 +80,7 @@ impl Verifier<'_> {
     }
 
     fn check_pack(&self, pack: &ListedPack, with_data: bool) -> Reading {
-        let contents = match block_on(read_contents(self.repository, &pack.name)) {
+        let contents = match block_on(read_contents_of(self.repository, &pack.name, pack.bytes)) {
             Ok(contents) => contents,
             Err(error) => {
                 self.error(&pack.name, error.reason());

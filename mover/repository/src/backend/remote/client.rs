@@ -168,34 +168,6 @@ impl Client {
         }
     }
 
-    /// Exactly the bytes of a range. A body that breaks off goes on where it ended.
-    pub(super) async fn get_range(&self, name: &str, path: &Path, range: Range<u64>) -> Result<Bytes, StorageError> {
-        if range.start >= range.end {
-            return self.size(name, path).await.and_then(|bytes| match range.start <= bytes {
-                true => Ok(Bytes::new()),
-                false => Err(self.short(name)),
-            });
-        }
-        let bytes = (range.end - range.start) as usize;
-        let mut body = BytesMut::with_capacity(bytes);
-        let mut tries = Tries::default();
-        loop {
-            let rest = range.start + body.len() as u64..range.end;
-            let begun = self.begin(name, path, rest).await?;
-            let had = body.len();
-            let failed = match fill(begun, &mut body, bytes).await {
-                Ok(()) => return Ok(body.freeze()),
-                Err(failed) => failed,
-            };
-            if body.len() > had {
-                tries = Tries::default();
-            }
-            if !self.wait("read", name, &mut tries, &failed).await {
-                return Err(failed.into_error("read", name).at(&self.shown));
-            }
-        }
-    }
-
     /// Asks for a range: the answer promises all of it.
     pub(super) async fn begin(&self, name: &str, path: &Path, range: Range<u64>) -> Result<GetResult, StorageError> {
         let ask = || {
@@ -209,7 +181,8 @@ impl Client {
         Ok(begun)
     }
 
-    fn short(&self, name: &str) -> StorageError {
+    /// The error of an object that ends before a range does.
+    pub(super) fn short(&self, name: &str) -> StorageError {
         let why = "the object ends before the range";
         StorageError::of_kind("read", name, StorageErrorKind::Short, why).at(&self.shown)
     }

@@ -35,7 +35,7 @@ pub use self::lock::{Retention, RetentionMode};
 pub use self::place::{Environment, RemotePlace};
 use self::retry::Patience;
 use self::runtime::{runtime, start};
-use self::span::{RefusedSpan, RemoteSpan};
+use self::span::{RefusedSpan, RemoteSpan, read_range};
 pub use self::transport::RemoteCounters;
 use self::transport::{Transport, Wire};
 use self::writer::RemoteWriter;
@@ -164,7 +164,7 @@ impl Backend for RemoteBackend {
     }
 
     fn get_range(&self, name: &str, range: Range<u64>) -> IoFuture<Bytes> {
-        self.call("read", name, |client, name, path| async move { client.get_range(&name, &path, range).await })
+        self.call("read", name, |client, name, path| read_range(client, name, path, range))
     }
 
     fn size(&self, name: &str) -> IoFuture<u64> {

@@ -1,12 +1,13 @@
-//! Many ranges of one object by one request: the answer is read on as each range is asked for, and waits in the
-//! connection in between. So a pack costs one request, and memory only for the range that somebody has room for.
+//! Ranges of one object by one request: the answer is read on as each range is asked for, and waits in the connection in
+//! between. So a pack costs one request, and memory only for the range that somebody has room for. A range alone is a
+//! span of one. An answer that breaks off goes on where it ended.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use object_store::path::Path;
 use tokio::sync::Mutex;
 
@@ -35,16 +36,45 @@ struct Reading {
 
 impl RemoteSpan {
     pub(super) fn new(client: Arc<Client>, name: &str, path: Path, span: Range<u64>) -> Self {
-        let name = name.to_owned();
-        let reading = Reading { client, name, path, at: span.start, end: span.end, answer: None, rest: Bytes::new() };
-        Self { reading: Arc::new(Mutex::new(reading)) }
+        Self { reading: Arc::new(Mutex::new(Reading::new(client, name.to_owned(), path, span))) }
     }
 }
 
 impl SpanReader for RemoteSpan {
     fn read(&mut self, range: Range<u64>) -> IoFuture<Bytes> {
-        let reading = Arc::clone(&self.reading);
-        start("read", async move { reading.lock().await.read(range).await })
+        let mut turn = Box::pin(Arc::clone(&self.reading).lock_owned());
+        // Takes its place in the queue now: tasks do not start in the order in which they were made.
+        let at_once = turn.as_mut().now_or_never();
+        start("read", async move {
+            let mut reading = match at_once {
+                Some(reading) => reading,
+                None => turn.await,
+            };
+            if reading.is_before(&range) {
+                return reading.read(range).await;
+            }
+            // It was begun for other ranges, or an earlier read was given up in the middle.
+            let (client, name, path) = (Arc::clone(&reading.client), reading.name.clone(), reading.path.clone());
+            drop(reading);
+            read_range(client, name, path, range).await
+        })
+    }
+}
+
+/// Exactly the bytes of one range.
+pub(super) async fn read_range(
+    client: Arc<Client>,
+    name: String,
+    path: Path,
+    range: Range<u64>,
+) -> Result<Bytes, StorageError> {
+    if !range.is_empty() {
+        return Reading::new(client, name, path, range.clone()).read(range).await;
+    }
+    // There is nothing to ask for but whether the object reaches so far.
+    match range.start <= client.size(&name, &path).await? {
+        true => Ok(Bytes::new()),
+        false => Err(client.short(&name)),
     }
 }
 
@@ -58,11 +88,16 @@ impl SpanReader for RefusedSpan {
 }
 
 impl Reading {
+    fn new(client: Arc<Client>, name: String, path: Path, span: Range<u64>) -> Self {
+        Self { client, name, path, at: span.start, end: span.end, answer: None, rest: Bytes::new() }
+    }
+
+    /// Whether a range can still come out of the answer.
+    fn is_before(&self, range: &Range<u64>) -> bool {
+        self.at <= range.start && range.start <= range.end && range.end <= self.end
+    }
+
     async fn read(&mut self, range: Range<u64>) -> Result<Bytes, StorageError> {
-        if range.start < self.at || range.end > self.end || range.start > range.end {
-            // It was begun for other ranges, or an earlier read was given up in the middle.
-            return self.client.get_range(&self.name, &self.path, range).await;
-        }
         let bytes = (range.end - range.start) as usize;
         let mut body = BytesMut::with_capacity(bytes);
         let mut tries = Tries::default();
