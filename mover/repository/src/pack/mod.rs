@@ -20,6 +20,7 @@ pub use frame::{
     Codec, CompressedFrame, FRAME_PAYLOAD_BYTES_MAX, FRAME_PREFIX_BYTES, FRAME_TAG_BYTES, raw_frame_bytes,
 };
 pub use header::{PACK_HEADER_BYTES, PackClass, PackInfo, TRAILER_BYTES, pack_name, parse_pack_name};
+pub(crate) use opener::{Begun, read_contents_and_on};
 pub use opener::{PackOpener, open_contents, read_contents, read_contents_of};
 pub(crate) use runs::{FrameRuns, Framed};
 pub use sealer::PackSealer;

@@ -3,10 +3,12 @@
 //! Whatever bytes a store returns give an error or the plain bytes that were sealed; memory is
 //! bounded by the limits of frame and table. An opener may be shared by threads.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures_util::future::join;
 
-use crate::backend::{StorageError, StorageErrorKind};
+use crate::backend::{IoFuture, SpanReader, StorageError, StorageErrorKind};
 use crate::crypto::{FrameOpener, Secrets};
 use crate::error::{RepositoryError, Result};
 use crate::limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, TOC_BYTES_MAX};
@@ -19,6 +21,9 @@ use crate::repository::Repository;
 
 /// Bytes at the end of a pack that are read at once; the table of most packs is within.
 const TAIL_BYTES: u64 = 64 << 10;
+
+/// A request for the frames of a pack that was begun, and where it ends.
+pub(crate) type Begun = (Box<dyn SpanReader>, u64);
 
 /// Opens the frames of one pack.
 #[derive(Debug)]
@@ -112,19 +117,55 @@ pub async fn read_contents_of(repository: &Repository, name: &str, bytes: u64) -
     }
 }
 
+/// As [`read_contents_of`], of a pack whose frames are read next: of a far store the request that has the header goes on
+/// with them. It is given with where it ends.
+///
+/// # Errors
+/// As [`read_contents`].
+pub(crate) async fn read_contents_and_on(
+    repository: &Repository,
+    name: &str,
+    bytes: u64,
+) -> Result<(PackContents, Option<Begun>)> {
+    let backend = repository.backend();
+    if backend.link().is_none() {
+        return Ok((read_contents_of(repository, name, bytes).await?, None));
+    }
+    check_size(bytes, name)?;
+    let read = |range| backend.get_range(name, range);
+    let tail = read_tail(&read, bytes, name).await?;
+    let (header, frames_end) = (0..PACK_HEADER_BYTES as u64, frames_end(bytes, &tail, name)?);
+    let mut span = backend.span(name, 0..frames_end);
+    let header = match &mut span {
+        Some(span) => span.read(header),
+        None => read(header),
+    };
+    let header = header.await.map_err(|error| missing(name, error))?;
+    let contents = open_contents(repository.secrets(), name, bytes, &header, &tail)?;
+    Ok((contents, span.map(|span| (span, frames_end))))
+}
+
 async fn read_contents_once(repository: &Repository, name: &str, bytes: u64) -> Result<PackContents> {
     check_size(bytes, name)?;
-    let read = async |range: std::ops::Range<u64>| {
-        repository.backend().get_cacheable(name, range, bytes).await.map_err(|error| missing(name, error))
-    };
+    let read = |range| repository.backend().get_cacheable(name, range, bytes);
     // Side by side: a far store answers both after one round trip.
-    let (header, tail) = join(read(0..PACK_HEADER_BYTES as u64), read(bytes - bytes.min(TAIL_BYTES)..bytes)).await;
-    let (header, mut tail) = (header?, tail?);
-    let toc_bytes = toc_length(bytes, &tail, name)?;
-    if toc_bytes + TRAILER_BYTES > tail.len() {
-        tail = read(bytes - (toc_bytes + TRAILER_BYTES) as u64..bytes).await?;
+    let (header, tail) = join(read(0..PACK_HEADER_BYTES as u64), read_tail(&read, bytes, name)).await;
+    let header = header.map_err(|error| missing(name, error))?;
+    open_contents(repository.secrets(), name, bytes, &header, &tail?)
+}
+
+/// The end of a pack: at least table and trailer.
+async fn read_tail(read: &impl Fn(Range<u64>) -> IoFuture<Bytes>, bytes: u64, name: &str) -> Result<Bytes> {
+    let tail = read(bytes - bytes.min(TAIL_BYTES)..bytes).await.map_err(|error| missing(name, error))?;
+    match frames_end(bytes, &tail, name)? {
+        from if bytes - from > tail.len() as u64 => read(from..bytes).await.map_err(|error| missing(name, error)),
+        _ => Ok(tail),
     }
-    open_contents(repository.secrets(), name, bytes, &header, &tail)
+}
+
+/// Where the frames of a pack end, as its trailer says.
+fn frames_end(bytes: u64, tail: &[u8], name: &str) -> Result<u64> {
+    Ok(bytes - (toc_length(bytes, tail, name)? + TRAILER_BYTES) as u64)
 }
 
 fn missing(name: &str, error: StorageError) -> RepositoryError {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::FrameInfo;
+use super::{Begun, FrameInfo};
 use crate::backend::{Backend, IoFuture, SpanReader, StorageErrorKind, joins_span};
 use crate::blocking::block_on;
 use crate::chunk_reader::unreadable;
@@ -65,7 +65,7 @@ pub(crate) struct FrameRuns<'f, F> {
     rest: &'f [F],
     asked: VecDeque<Asked<'f, F>>,
     /// The request that is read on, and where it ends.
-    span: Option<(Box<dyn SpanReader>, u64)>,
+    span: Option<Begun>,
     /// A request for many runs has failed: from now on each has its own.
     is_apart: bool,
 }
@@ -92,6 +92,11 @@ impl<'f, F: Framed> FrameRuns<'f, F> {
     /// Reads `frames`, in their order in the pack, of the pack object `name`.
     pub(crate) fn new(backend: &'f dyn Backend, name: &'f str, frames: &'f [F]) -> Self {
         Self { backend, name, rest: frames, asked: VecDeque::new(), span: None, is_apart: false }
+    }
+
+    /// The same by a request that was begun, if there is one.
+    pub(crate) fn going_on(self, span: Option<Begun>) -> Self {
+        Self { span, ..self }
     }
 
     fn ask(&mut self) {

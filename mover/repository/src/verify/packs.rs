@@ -12,7 +12,9 @@ use crate::blocking::{block_on, side_by_side};
 use crate::error::{RepositoryError, Result};
 use crate::ids::LogNumber;
 use crate::limits::PACK_FRAMES_MAX;
-use crate::pack::{FrameInfo, FrameRuns, PackContents, PackOpener, parse_pack_name, read_contents_of};
+use crate::pack::{
+    Begun, FrameInfo, FrameRuns, PackContents, PackOpener, parse_pack_name, read_contents_and_on, read_contents_of,
+};
 use crate::verify::plan::{Plan, Reading};
 use crate::verify::proof::Proofs;
 use crate::verify::span::ListedPack;
@@ -80,8 +82,13 @@ impl Verifier<'_> {
     }
 
     fn check_pack(&self, pack: &ListedPack, with_data: bool) -> Reading {
-        let contents = match block_on(read_contents_of(self.repository, &pack.name, pack.bytes)) {
-            Ok(contents) => contents,
+        let (repository, name) = (self.repository, &pack.name);
+        let read = match with_data {
+            true => block_on(read_contents_and_on(repository, name, pack.bytes)),
+            false => block_on(read_contents_of(repository, name, pack.bytes)).map(|contents| (contents, None)),
+        };
+        let (contents, begun) = match read {
+            Ok(read) => read,
             Err(error) => {
                 self.error(&pack.name, error.reason());
                 return Reading::Hurt;
@@ -92,7 +99,7 @@ impl Verifier<'_> {
         if !with_data {
             return Reading::None;
         }
-        let reading = self.check_data(&contents, &pack.name);
+        let reading = self.check_data(&contents, &pack.name, begun);
         let mut found = self.found.lock();
         found.report.packs_read += 1;
         found.report.bytes_read += contents.bytes;
@@ -137,7 +144,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn check_data(&self, contents: &PackContents, name: &str) -> Reading {
+    fn check_data(&self, contents: &PackContents, name: &str, begun: Option<Begun>) -> Reading {
         let opener = match PackOpener::new(self.repository.secrets(), &contents.info()) {
             Ok(opener) => Some(opener),
             Err(RepositoryError::NoReadKey { .. }) => None,
@@ -149,7 +156,7 @@ impl Verifier<'_> {
         };
         let frames: Vec<&FrameInfo> = contents.frames.iter().collect();
         let (mut marked, mut hurt) = (0, 0);
-        for run in FrameRuns::new(self.repository.backend().as_ref(), name, &frames) {
+        for run in FrameRuns::new(self.repository.backend().as_ref(), name, &frames).going_on(begun) {
             if self.is_stopped() {
                 return if hurt == 0 { Reading::None } else { Reading::Hurt };
             }
