@@ -49,7 +49,6 @@ fn a_gib_of_large_files_takes_few_requests() {
     assert!(restore.total() <= REQUESTS_MAX, "restore: {}", kinds(&restore));
 }
 
-<<<<<<< HEAD
 /// However slow the link, packs are large: of 144 MiB at 2 MiB/s all but the last of each shard and the one of structure
 /// have 32 MiB or more. Packs of what such a link carries in some seconds broke the promise above. The limit stands for the
 /// link, whose buffers would make it look fast for the first minutes.
@@ -69,17 +68,8 @@ fn a_slow_link_makes_no_small_packs() {
     let others = backup.total() - packs.len();
     let packs_of_a_gib = 1024 / 64 + 3;
     assert!(others + packs_of_a_gib <= REQUESTS_MAX, "{packs:?}, {}", kinds(&backup));
-/// Requests for packs, by what was done since the server forgot the ones before.
-fn packs_and_rest(server: &S3Server, what: &str) -> (Requests, usize) {
-    let all = server.requests();
-    let packs = all.below(&format!("{PREFIX}/packs"));
-    let rest = all.total() - packs.total();
-    println!("{what}: {}; packs alone {}", kinds(&all), kinds(&packs));
-    (packs, rest)
 }
 
-=======
->>>>>>> ecef4fb (The requests of verify, copy and prune of a far store are counted in a test)
 /// They read packs as a restore does, each by one request and not in pieces.
 #[test]
 fn half_a_gib_that_is_verified_copied_and_pruned_takes_few_requests() {
