@@ -7,11 +7,15 @@
 //! half of each. Shares are of the bytes of the files, over the whole run of the command from its start to its end; CPU is
 //! that of the command alone, beside the same with a repository on the local disk.
 
+#[allow(dead_code, reason = "one function of it is called here")]
+#[path = "../src/clock.rs"]
+mod clock;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mover_bench::clock::children_seconds;
+use clock::children_seconds;
 use mover_tests::s3::{Link, S3Server};
 
 const MIB: u64 = 1 << 20;
