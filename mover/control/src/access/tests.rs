@@ -1,0 +1,112 @@
+//! Tokens, enrolments and the audit log on both databases.
+
+use std::time::Duration;
+
+use crate::agents::{Description, enrolment, store as registry};
+use crate::error::ControlError;
+use crate::ids::{AgentId, RecordId};
+use crate::testing::{NOON, each_database};
+
+use super::audit::{self, AuditRecord};
+use super::idempotency::{self, Answer};
+use super::{Role, tokens};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn tokens_are_stored_as_hashes_and_end_when_revoked_or_over() {
+    each_database(async |database| {
+        let (token, secret) = tokens::create(&database, "ci", Role::Operator, None, NOON).await.expect("made");
+        let known = tokens::authenticate(&database, secret.reveal(), NOON).await.expect("known");
+        assert_eq!(known, token);
+        let stored = database.read(async |tx| tx.one("SELECT hash FROM tokens", &[]).await?.text("hash")).await;
+        assert!(!secret.reveal().contains(&stored.expect("hash")) && secret.reveal().len() == 4 + 64);
+        let wrong = format!("{}0", &secret.reveal()[..67]);
+        for guess in [wrong.as_str(), "", "mvr_"] {
+            if guess != secret.reveal() {
+                let refused = tokens::authenticate(&database, guess, NOON).await;
+                assert!(matches!(refused, Err(ControlError::Forbidden(_))), "{guess}");
+            }
+        }
+        tokens::revoke(&database, &token.id).await.expect("revoked");
+        assert!(tokens::authenticate(&database, secret.reveal(), NOON).await.is_err());
+        let end = Some(NOON.plus(HOUR));
+        let (_, short) = tokens::create(&database, "short", Role::Viewer, end, NOON).await.expect("made");
+        assert!(tokens::authenticate(&database, short.reveal(), NOON).await.is_ok());
+        assert!(tokens::authenticate(&database, short.reveal(), NOON.plus(HOUR)).await.is_err());
+        assert!(tokens::create(&database, "agent", Role::Agent, None, NOON).await.is_err());
+        assert_eq!(tokens::list(&database, None, 10).await.expect("list").len(), 2);
+    });
+}
+
+#[test]
+fn enrolment_token_makes_one_agent_within_its_time() {
+    each_database(async |database| {
+        let description = Description {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cores: 2,
+            memory_bytes: 1 << 30,
+            tags: Vec::new(),
+            reaches: Vec::new(),
+            instance: "first".to_owned(),
+        };
+        let enrol = async |token: &str, id: &str, name: &str, print: &str, now| {
+            enrolment::enrol(&database, token, &AgentId::from(id), name, &description, print, now).await
+        };
+        let token = enrolment::create(&database, "main", HOUR, "admin", NOON).await.expect("made");
+        let agent = enrol(token.reveal(), "1", "one", "print 1", NOON).await.expect("enrolled");
+        assert_eq!(agent.pool, "main");
+        assert_eq!(enrol(token.reveal(), "1", "one", "print 1", NOON).await.expect("again"), agent, "a lost answer");
+        assert!(enrol(token.reveal(), "2", "two", "print 2", NOON).await.is_err(), "used already");
+        assert!(enrol(token.reveal(), "1", "one", "print x", NOON).await.is_err(), "another certificate");
+        let second = enrolment::create(&database, "main", HOUR, "admin", NOON).await.expect("made");
+        assert!(enrol(second.reveal(), "2", "two", "print 2", NOON.plus(HOUR)).await.is_err(), "over");
+        let taken = enrol(second.reveal(), "2", "one", "print 2", NOON).await;
+        assert!(matches!(taken, Err(ControlError::Conflict(_))), "the name is taken: {taken:?}");
+        enrol(second.reveal(), "2", "two", "print 2", NOON).await.expect("the refusal spent nothing");
+        assert!(enrol("mve_guess", "3", "three", "print 3", NOON).await.is_err());
+        assert_eq!(registry::by_fingerprint(&database, "print 2").await.expect("known").name, "two");
+        assert_eq!(registry::list(&database, None, 10).await.expect("list").len(), 2);
+        assert!(enrolment::create(&database, "main", HOUR * 24 * 8, "admin", NOON).await.is_err());
+    });
+}
+
+#[test]
+fn audit_log_is_read_newest_first_in_pages() {
+    each_database(async |database| {
+        for number in 0..3 {
+            let act = AuditRecord {
+                id: RecordId::new(NOON),
+                at: NOON,
+                who: "me".to_owned(),
+                role: Role::Admin,
+                action: "policy.update".to_owned(),
+                object: number.to_string(),
+                outcome: "done".to_owned(),
+                detail: None,
+            };
+            audit::record(&database, &act).await.expect("added");
+        }
+        let first = audit::list(&database, None, 2).await.expect("page");
+        let second = audit::list(&database, Some(&first[1].id), 2).await.expect("page");
+        let objects: Vec<&str> = first.iter().chain(&second).map(|act| act.object.as_str()).collect();
+        assert_eq!(objects, ["2", "1", "0"]);
+    });
+}
+
+#[test]
+fn idempotency_key_has_one_answer_and_one_request() {
+    each_database(async |database| {
+        assert_eq!(idempotency::recall(&database, "me", "k", b"a").await.expect("none"), None);
+        let first = Answer { status: 201, body: "one".to_owned() };
+        idempotency::remember(&database, "me", "k", b"a", &first, NOON).await.expect("kept");
+        let second = Answer { status: 500, body: "two".to_owned() };
+        idempotency::remember(&database, "me", "k", b"a", &second, NOON).await.expect("not kept");
+        assert_eq!(idempotency::recall(&database, "me", "k", b"a").await.expect("known"), Some(first));
+        assert!(matches!(idempotency::recall(&database, "me", "k", b"b").await, Err(ControlError::Conflict(_))));
+        assert_eq!(idempotency::recall(&database, "you", "k", b"a").await.expect("none"), None);
+        let later = NOON.plus(idempotency::KEPT + HOUR);
+        idempotency::remember(&database, "me", "l", b"a", &second, later).await.expect("kept");
+        assert_eq!(idempotency::recall(&database, "me", "k", b"a").await.expect("forgotten"), None);
+    });
+}

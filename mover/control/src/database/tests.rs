@@ -1,0 +1,81 @@
+//! A database that is away for a while: asked again, within bounds, and only where that can help.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::error::ControlError;
+use crate::testing::{NOON, agent, backup, each_database, run, submit};
+
+use super::dialect::Dialect;
+use super::{ATTEMPTS, Database};
+
+#[test]
+fn database_that_is_locked_for_a_while_delays_and_breaks_nothing() {
+    run(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = Database::open_embedded(directory.path()).await.expect("open");
+        let other = Database::open_embedded(directory.path()).await.expect("open twice");
+        let blocker = other.decide(async |_| {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(())
+        });
+        let writer = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            submit(&database, backup("set", NOON), NOON).await
+        };
+        let (blocked, job) = tokio::join!(blocker, writer);
+        blocked.expect("the other");
+        assert_eq!(job.state, crate::job::JobState::Queued);
+    });
+}
+
+#[test]
+fn database_that_drops_its_connections_is_asked_again() {
+    each_database(async |database| {
+        if database.dialect() != Dialect::Postgres {
+            return;
+        }
+        agent(&database, "a", &[], NOON).await;
+        let runs = Cell::new(0);
+        let named = database
+            .change(async |tx| {
+                runs.set(runs.get() + 1);
+                if runs.get() == 1 {
+                    // The server ends all connections, this one in the middle of its transaction.
+                    tx.all(
+                        "SELECT pg_terminate_backend(pid) AS done FROM pg_stat_activity
+                         WHERE datname = current_database() ORDER BY pid = pg_backend_pid()",
+                        &[],
+                    )
+                    .await?;
+                }
+                tx.one("SELECT name FROM agents", &[]).await?.text("name")
+            })
+            .await;
+        assert_eq!((named.expect("answered in the end").as_str(), runs.get()), ("a", 2));
+    });
+}
+
+#[test]
+fn transaction_that_cannot_succeed_is_not_repeated_and_a_lasting_fault_ends_within_bounds() {
+    each_database(async |database| {
+        let runs = Cell::new(0);
+        let wrong = database
+            .change(async |tx| {
+                runs.set(runs.get() + 1);
+                tx.execute("INSERT INTO nowhere (id) VALUES (1)", &[]).await
+            })
+            .await;
+        assert!(!wrong.expect_err("no such table").is_transient());
+        assert_eq!(runs.get(), 1);
+        runs.set(0);
+        let away: Result<(), ControlError> = database
+            .change(async |_| {
+                runs.set(runs.get() + 1);
+                Err(ControlError::Database { operation: "test", cause: sqlx::Error::PoolTimedOut })
+            })
+            .await;
+        assert!(away.expect_err("away").is_transient());
+        assert_eq!(runs.get(), ATTEMPTS);
+    });
+}

@@ -1,0 +1,219 @@
+//! Leasing: jobs from the queue to the agents that ask, for all that ask at once in one transaction.
+//!
+//! Reads a window at the head of each lane by the index, never the queue as a whole. A job that may not run now (its set
+//! is in use, S-058; a limit is reached) is parked, so the next lease does not meet it again ([`crate::job::waiting`]).
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::agents;
+use crate::arguments;
+use crate::database::{Database, Transaction};
+use crate::error::{ControlError, Result};
+use crate::ids::{AgentId, UnixMillis};
+use crate::job::waiting::{park, repository_key, set_key, source_key};
+use crate::job::{Job, JobKind, JobState, store};
+use crate::placement::choice::{Candidate, choose};
+use crate::placement::lane;
+
+/// Jobs read at the head of a lane in one go, beyond those that could be leased.
+const WINDOW: u32 = 8;
+/// How often a lane is read again when its head was parked.
+const ROUNDS: u32 = 16;
+/// Jobs leased in one transaction at most.
+pub const BATCH_MAX: u32 = 256;
+
+/// An agent that asks for work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Who.
+    pub agent: AgentId,
+    /// Jobs that it takes now; its slots limit them too.
+    pub free: u32,
+    /// Repositories whose index it has in memory.
+    #[serde(default)]
+    pub resident: Vec<String>,
+}
+
+/// What an agent gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The job, with its order.
+    pub job: Job,
+    /// Whose it is.
+    pub agent: AgentId,
+    /// Goes with everything that the agent writes.
+    pub fence: i64,
+}
+
+/// Gives work to the agents that ask. An agent may get several jobs, or none.
+///
+/// Agents that are unknown, revoked or drain get nothing here; who wants to tell them so asks [`agents::store::get`].
+///
+/// # Errors
+/// The database fails. A transaction whose answer was lost may have leased: such leases lapse.
+pub async fn take(database: &Database, offers: &[Offer], now: UnixMillis) -> Result<Vec<Lease>> {
+    database.decide(async |tx| Taking::begin(tx, offers).await?.run(tx, now).await).await
+}
+
+/// One transaction of leasing.
+struct Taking {
+    candidates: Vec<Candidate>,
+    /// Active jobs of a source or a repository, as counted and then kept.
+    active: HashMap<String, i64>,
+    leases: Vec<Lease>,
+}
+
+impl Taking {
+    async fn begin(tx: &mut Transaction, offers: &[Offer]) -> Result<Taking> {
+        let mut candidates = Vec::new();
+        for offer in offers {
+            let agent = match agents::store::find(tx, &offer.agent).await {
+                Ok(agent) if !agent.draining && !agent.revoked => agent,
+                Ok(_) | Err(ControlError::NotFound { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let sql = "SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND agent = $1";
+            let running = tx.one(sql, arguments![&agent.id]).await?.number("n")?;
+            let running = u32::try_from(running).unwrap_or(u32::MAX);
+            let slots = agent.slots();
+            let free = offer.free.min(slots.saturating_sub(running));
+            let lanes = lane::of_agent(&agent.id, &agent.pool, &agent.description.reaches);
+            candidates.push(Candidate {
+                agent: agent.id,
+                running,
+                slots,
+                free,
+                lanes: lanes.into_iter().collect(),
+                resident: offer.resident.iter().cloned().collect(),
+            });
+        }
+        Ok(Taking { candidates, active: HashMap::new(), leases: Vec::new() })
+    }
+
+    /// Lanes that some agent with a free slot serves.
+    fn open_lanes(&self) -> BTreeSet<String> {
+        let open = self.candidates.iter().filter(|candidate| candidate.free > 0);
+        open.flat_map(|candidate| candidate.lanes.iter().cloned()).collect()
+    }
+
+    async fn run(mut self, tx: &mut Transaction, now: UnixMillis) -> Result<Vec<Lease>> {
+        for _ in 0..ROUNDS {
+            let free: u32 = self.candidates.iter().map(|candidate| candidate.free).sum();
+            let window = free.min(BATCH_MAX.saturating_sub(self.leases.len() as u32));
+            if window == 0 {
+                break;
+            }
+            let mut heads = Vec::new();
+            for open in self.open_lanes() {
+                heads.extend(head(tx, &open, window + WINDOW).await?);
+            }
+            heads.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.rank.cmp(&b.rank)).then_with(|| a.id.cmp(&b.id)));
+            let mut has_parked = false;
+            for job in heads {
+                has_parked |= self.offer(tx, job, now).await?;
+            }
+            // Only where something left the way is there more to see.
+            if !has_parked {
+                break;
+            }
+        }
+        Ok(self.leases)
+    }
+
+    /// Leases a job, parks it, or leaves it: true if it was parked.
+    async fn offer(&mut self, tx: &mut Transaction, job: Job, now: UnixMillis) -> Result<bool> {
+        // Its window has ended; the sweep says so to everybody.
+        let is_over = job.agent.is_none() && job.expires_at.is_some_and(|end| end <= now);
+        if is_over || self.leases.len() as u32 >= BATCH_MAX {
+            return Ok(false);
+        }
+        if !self.candidates.iter().any(|candidate| candidate.free > 0 && candidate.lanes.contains(&job.lane)) {
+            return Ok(false);
+        }
+        if let Some(key) = self.obstacle(tx, &job).await? {
+            park(tx, &job, &key, now).await?;
+            return Ok(true);
+        }
+        let Some(chosen) = choose(&mut self.candidates, &job.lane, &job.repository) else { return Ok(false) };
+        let agent = self.candidates[chosen].agent.clone();
+        for key in [source_key(&job.source), repository_key(&job.repository)] {
+            self.active.entry(key).and_modify(|count| *count += 1);
+        }
+        let lease = lease(tx, &job, agent, now).await?;
+        self.leases.push(lease);
+        Ok(false)
+    }
+
+    /// What keeps a job from running now.
+    async fn obstacle(&mut self, tx: &mut Transaction, job: &Job) -> Result<Option<String>> {
+        // S-058: a backup waits for a restore of its set that has begun, and never runs beside another backup of it.
+        // A restore waits for nothing, and a backup of another set runs beside it (S-057).
+        if job.kind == JobKind::Backup {
+            let other = tx
+                .optional(
+                    "SELECT id FROM jobs WHERE set_name = $1 AND phase < 2 AND id <> $2
+                     AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)) LIMIT 1",
+                    arguments![&job.set, &job.id],
+                )
+                .await?;
+            if other.is_some() {
+                return Ok(Some(set_key(&job.set)));
+            }
+        }
+        let limits = [
+            (job.source_limit, source_key(&job.source), "source", &job.source),
+            (job.repository_limit, repository_key(&job.repository), "repository", &job.repository),
+        ];
+        for (limit, key, column, value) in limits {
+            let Some(limit) = limit else { continue };
+            let active = match self.active.get(&key) {
+                Some(active) => *active,
+                None => {
+                    let active = count_active(tx, column, value).await?;
+                    self.active.insert(key.clone(), active);
+                    active
+                }
+            };
+            if active >= limit {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn count_active(tx: &mut Transaction, column: &str, value: &str) -> Result<i64> {
+    let sql = match column {
+        "source" => "SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND source = $1",
+        _ => "SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND repository = $1",
+    };
+    tx.one(sql, arguments![value]).await?.number("n")
+}
+
+/// The first jobs of a lane.
+async fn head(tx: &mut Transaction, lane: &str, limit: u32) -> Result<Vec<Job>> {
+    let rows = tx
+        .all(
+            "SELECT * FROM jobs WHERE phase = 0 AND waits_on IS NULL AND lane = $1
+             ORDER BY priority DESC, rank, id LIMIT $2",
+            arguments![lane, limit],
+        )
+        .await?;
+    store::from_records(&rows)
+}
+
+async fn lease(tx: &mut Transaction, job: &Job, agent: AgentId, now: UnixMillis) -> Result<Lease> {
+    let mut next = job.clone();
+    next.fence += 1;
+    next.attempt += 1;
+    next.agent = Some(agent.clone());
+    next.granted = false;
+    next.started_at = next.started_at.or(Some(now));
+    next.message = None;
+    let job = store::move_to(tx, job, next, JobState::Estimating, now).await?;
+    let fence = job.fence;
+    assert!(fence > 0, "the first fence is 1");
+    Ok(Lease { job, agent, fence })
+}

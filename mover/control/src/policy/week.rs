@@ -1,0 +1,134 @@
+//! The open minutes of a week: windows less blackouts, by the clock on the wall.
+
+use jiff::civil::{DateTime, Weekday};
+use jiff::{ToSpan, Zoned};
+
+use super::{Day, Span, When};
+
+/// Minutes of a day.
+const DAY_MINUTES: usize = 24 * 60;
+/// Minutes of a week.
+const WEEK_MINUTES: usize = 7 * DAY_MINUTES;
+
+/// Which minutes of a week are open.
+#[derive(Clone, Debug)]
+pub struct Week {
+    open: Vec<bool>,
+}
+
+impl Day {
+    /// Its place in the week, Monday is 0.
+    pub(super) fn number(self) -> usize {
+        self as usize
+    }
+}
+
+/// Minutes since midnight of `HH:MM`; 24:00 only where an end is meant.
+pub(super) fn minutes(text: &str, is_end: bool) -> Result<usize, String> {
+    let wrong = || format!("{text} is no time: write HH:MM");
+    let (hours, minutes) = text.split_once(':').ok_or_else(wrong)?;
+    if hours.len() != 2 || minutes.len() != 2 {
+        return Err(wrong());
+    }
+    let hours: usize = hours.parse().map_err(|_| wrong())?;
+    let minutes: usize = minutes.parse().map_err(|_| wrong())?;
+    let is_midnight = is_end && hours == 24 && minutes == 0;
+    if (hours > 23 || minutes > 59) && !is_midnight {
+        return Err(wrong());
+    }
+    Ok(hours * 60 + minutes)
+}
+
+/// The spans of a list, as minutes of the week.
+fn mark(spans: &[Span], mut each: impl FnMut(usize)) -> Result<(), String> {
+    for span in spans {
+        let begin = minutes(&span.begin, false)?;
+        let end = minutes(&span.end, true)?;
+        if begin == end {
+            return Err(format!(
+                "a span from {} to {} never opens; the whole day is 00:00 to 24:00",
+                span.begin, span.end
+            ));
+        }
+        let length = if end > begin { end - begin } else { end + DAY_MINUTES - begin };
+        for day in 0..7 {
+            if span.days.is_empty() || span.days.iter().any(|named| named.number() == day) {
+                (0..length).for_each(|minute| each((day * DAY_MINUTES + begin + minute) % WEEK_MINUTES));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Week {
+    /// The open minutes of a policy.
+    ///
+    /// # Errors
+    /// A time that is none, or spans that leave nothing open: in words.
+    pub fn of(when: &When) -> Result<Week, String> {
+        let mut open = vec![when.windows.is_empty(); WEEK_MINUTES];
+        mark(&when.windows, |minute| open[minute] = true)?;
+        let before = open.clone();
+        mark(&when.blackouts, |minute| open[minute] = false)?;
+        for window in &when.windows {
+            let mut is_open = false;
+            mark(std::slice::from_ref(window), |minute| is_open |= open[minute])?;
+            if !is_open {
+                return Err(format!(
+                    "the window {} to {} lies inside a blackout and never opens",
+                    window.begin, window.end
+                ));
+            }
+        }
+        if !open.contains(&true) {
+            assert!(before.contains(&true), "windows that are empty are refused one by one");
+            return Err("the blackouts leave no minute of the week: no window ever opens".to_owned());
+        }
+        Ok(Week { open })
+    }
+
+    /// True if every minute is open.
+    pub fn is_always_open(&self) -> bool {
+        !self.open.contains(&false)
+    }
+
+    fn place(civil: DateTime) -> usize {
+        let day = match civil.weekday() {
+            Weekday::Monday => 0,
+            Weekday::Tuesday => 1,
+            Weekday::Wednesday => 2,
+            Weekday::Thursday => 3,
+            Weekday::Friday => 4,
+            Weekday::Saturday => 5,
+            Weekday::Sunday => 6,
+        };
+        day * DAY_MINUTES + civil.hour() as usize * 60 + civil.minute() as usize
+    }
+
+    /// Whether this moment is open.
+    pub fn is_open(&self, moment: &Zoned) -> bool {
+        self.open[Week::place(moment.datetime())]
+    }
+
+    /// The first open moment from `moment` on.
+    pub fn next_open(&self, moment: &Zoned) -> Zoned {
+        if self.is_open(moment) { moment.clone() } else { self.next_change(moment).unwrap_or_else(|| moment.clone()) }
+    }
+
+    /// When the open span that holds `moment` ends; `None`: never.
+    pub fn end_of_open(&self, moment: &Zoned) -> Option<Zoned> {
+        self.next_change(moment)
+    }
+
+    /// The first moment after `moment` that is open where it is closed, or closed where it is open.
+    fn next_change(&self, moment: &Zoned) -> Option<Zoned> {
+        let civil = moment.datetime();
+        let place = Week::place(civil);
+        let steps = (1..=WEEK_MINUTES).find(|step| self.open[(place + step) % WEEK_MINUTES] != self.open[place])?;
+        let minute = civil.with().second(0).subsec_nanosecond(0).build().ok()?;
+        let change = minute.checked_add((steps as i64).minutes()).ok()?;
+        let change = super::calendar::first_instant(change, moment.time_zone())?.to_zoned(moment.time_zone().clone());
+        // A clock set back shows some minutes twice; never answer with a moment that has been.
+        Some(if change > *moment { change } else { moment.checked_add(1.minute()).ok()? })
+    }
+}
