@@ -10,15 +10,19 @@
 //! "try later", and the process lives on. Since the answer to a commit can be lost, a closure may run although it had
 //! already been committed: ids are therefore made outside of it, and each closure is idempotent.
 //!
+//! On SQLite changes that come at the same time share one commit ([`group`]).
+//!
 //! Types: ids are TEXT, times BIGINT unix milliseconds, truth BIGINT 0 or 1, documents TEXT with JSON. What the two
 //! databases do not share stands in [`dialect`], and nowhere else.
 
 pub mod dialect;
+mod group;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyPoolOptions, AnyRow};
@@ -27,6 +31,7 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Row};
 use crate::error::{ControlError, Result};
 use crate::ids::UnixMillis;
 use dialect::Dialect;
+use group::Group;
 
 /// How often a transaction is tried.
 pub const ATTEMPTS: u32 = 6;
@@ -45,6 +50,7 @@ pub struct Database {
     dialect: Dialect,
     writer: AnyPool,
     reader: AnyPool,
+    group: Arc<Group>,
 }
 
 impl Database {
@@ -60,7 +66,7 @@ impl Database {
         let writer = connect(Dialect::Sqlite, &url, 1).await.map_err(failed(operation))?;
         // Readers come second: a journal in WAL mode is there once the writer has made it.
         let reader = connect(Dialect::Sqlite, &url, SQLITE_READERS).await.map_err(failed(operation))?;
-        Database { dialect: Dialect::Sqlite, writer, reader }.prepared().await
+        Database { dialect: Dialect::Sqlite, writer, reader, group: Arc::default() }.prepared().await
     }
 
     /// A PostgreSQL database, `postgres://user:password@host/name`.
@@ -71,7 +77,9 @@ impl Database {
         let pool = connect(Dialect::Postgres, url, POSTGRES_CONNECTIONS)
             .await
             .map_err(failed("connect to the PostgreSQL database"))?;
-        Database { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool }.prepared().await
+        Database { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, group: Arc::default() }
+            .prepared()
+            .await
     }
 
     async fn prepared(self) -> Result<Database> {
@@ -120,6 +128,9 @@ impl Database {
     }
 
     async fn once<T>(&self, side: Side, work: &impl AsyncFn(&mut Transaction) -> Result<T>) -> Result<T> {
+        if self.dialect == Dialect::Sqlite && side != Side::Read {
+            return self.group.run(&self.writer, work).await;
+        }
         let pool = if side == Side::Read { &self.reader } else { &self.writer };
         let begin = failed("begin a transaction");
         let inner = pool.begin_with(self.dialect.begin(side)).await.map_err(begin)?;

@@ -1,6 +1,8 @@
 //! A database that is away for a while: asked again, within bounds, and only where that can help.
 
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::error::ControlError;
@@ -77,5 +79,65 @@ fn transaction_that_cannot_succeed_is_not_repeated_and_a_lasting_fault_ends_with
             .await;
         assert!(away.expect_err("away").is_transient());
         assert_eq!(runs.get(), ATTEMPTS);
+    });
+}
+
+async fn insert(database: &Database, name: String) -> crate::Result<u64> {
+    let sql = "INSERT INTO runs (policy, kind, due, job) VALUES ($1, 'test', 0, 'x')";
+    database.change(async |tx| tx.execute(sql, crate::arguments![&name]).await).await
+}
+
+async fn count(database: &Database) -> i64 {
+    let sql = "SELECT COUNT(*) AS n FROM runs";
+    database.read(async |tx| tx.one(sql, &[]).await?.number("n")).await.expect("a count")
+}
+
+#[test]
+fn changes_at_the_same_time_share_a_commit_and_fail_alone() {
+    each_database(async |database| {
+        let before = database.group.begun.load(Ordering::Relaxed);
+        // The second of each pair breaks the primary key.
+        let mut changes: Vec<_> =
+            (0..100).map(|number| Box::pin(insert(&database, format!("{}", number / 2)))).collect();
+        let mut results = Vec::new();
+        std::future::poll_fn(|context| {
+            changes.retain_mut(|change| match change.as_mut().poll(context) {
+                Poll::Ready(result) => {
+                    results.push(result.is_ok());
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if changes.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert_eq!(results.iter().filter(|is_ok| **is_ok).count(), 50);
+        assert_eq!(count(&database).await, 50);
+        if database.dialect() == Dialect::Sqlite {
+            let begun = database.group.begun.load(Ordering::Relaxed) - before;
+            assert!(begun <= 4, "{begun} transactions for 100 changes");
+        }
+    });
+}
+
+#[test]
+fn change_that_is_dropped_in_the_middle_takes_nobody_with_it() {
+    each_database(async |database| {
+        for round in 0..20 {
+            let stuck = database.change(async |tx| {
+                tx.execute("INSERT INTO runs (policy, kind, due, job) VALUES ('stuck', 'test', 0, 'x')", &[]).await?;
+                std::future::pending::<crate::Result<()>>().await
+            });
+            let first = insert(&database, format!("first {round}"));
+            let dropped = tokio::time::timeout(Duration::from_millis(20), stuck);
+            let last = async {
+                tokio::time::sleep(Duration::from_millis(round)).await;
+                insert(&database, format!("last {round}")).await
+            };
+            let (first, dropped, last) = tokio::join!(first, dropped, last);
+            assert_eq!((first.expect("first"), last.expect("last")), (1, 1));
+            assert!(dropped.is_err(), "it never ends by itself");
+        }
+        assert_eq!(count(&database).await, 40);
     });
 }
