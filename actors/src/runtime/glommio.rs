@@ -44,8 +44,10 @@ const PREEMPT: Duration = Duration::from_millis(1);
 /// to run and no timer set. Jobs hung for good, one in some dozens on a busy machine; a timer on the shard itself hung
 /// with them. Short enough that a job does not feel it.
 const PULSE: Duration = Duration::from_millis(10);
-/// A shard that goes on standing still is looked at this seldom in the end: a mistake then costs a tenth of a second.
-const BEATS_BETWEEN_LOOKS_MAX: u32 = 8;
+/// The same once all shards have stood still for [`BEATS_QUIET`] beats, as they do over a slow link: a mistake then costs
+/// a tenth of a second.
+const PULSE_QUIET: Duration = Duration::from_millis(40);
+const BEATS_QUIET: u32 = 8;
 /// Threads for glommio's own blocking calls, a shard.
 const BLOCKING_THREADS: usize = 1;
 
@@ -87,21 +89,22 @@ impl Shard {
     /// mistake. By a signal, which helps even before there is a bell: the executor's wait returns, and it looks again.
     ///
     /// Tasks alone may just as well wait for a slow disk or network, and each look costs some 50 µs: after looks that
-    /// found nothing the next one comes later, up to [`BEATS_BETWEEN_LOOKS_MAX`].
-    fn beat(&self) {
+    /// found nothing the next one comes later. Gives the beats in a row that found it so.
+    fn beat(&self) -> u32 {
         let polls = self.polls.load(Ordering::Relaxed);
         if self.polls_at_last_beat.swap(polls, Ordering::Relaxed) != polls {
             self.beats_still.store(0, Ordering::Relaxed);
-            return;
+            return 0;
         }
-        let beats = self.beats_still.load(Ordering::Relaxed).wrapping_add(1);
+        let beats = self.beats_still.load(Ordering::Relaxed).saturating_add(1);
         self.beats_still.store(beats, Ordering::Relaxed);
         let must_run = self.has_letters.load(Ordering::Relaxed) || !self.is_driven.load(Ordering::Relaxed);
         let may_have_to = self.tasks.load(Ordering::Relaxed) > 0
-            && (beats.is_power_of_two() || beats.is_multiple_of(BEATS_BETWEEN_LOOKS_MAX));
+            && (beats.is_power_of_two() || beats > BEATS_QUIET && beats.is_multiple_of(2));
         if must_run || may_have_to {
             self.sleeper.kick();
         }
+        beats
     }
 
     fn post(&self, write: impl FnOnce(&mut Letters)) {
@@ -344,7 +347,10 @@ impl GlommioShards {
             (0..count).map(|number| Arc::new(Shard { number, ..Shard::default() })).collect();
         let remote = GlommioRemote { shards };
         let watched = remote.shards.clone();
-        let pulse = Pulse::start(PULSE, move || watched.iter().for_each(|shard| shard.beat()));
+        let pulse = Pulse::start(PULSE, move || {
+            let beats_still = watched.iter().map(|shard| shard.beat()).min().unwrap_or_default();
+            if beats_still < BEATS_QUIET { PULSE } else { PULSE_QUIET }
+        });
         let pulse = pulse.map_err(|error| start_error(0, &error.to_string()))?;
         let threads = Vec::new();
         let mut started = GlommioShards { remote: remote.clone(), health: Arc::default(), threads, _pulse: pulse };

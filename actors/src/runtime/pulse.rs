@@ -1,8 +1,8 @@
 //! Looks after executors which may have fallen asleep with work to do.
 //!
-//! A [`Pulse`] calls a closure at a steady pace until it is dropped, on a thread of its own, because what it guards
-//! against stops everything that lives on a shard, timers included. A [`Sleeper`] is a thread that can be made to
-//! return from a wait in the kernel, by a signal with an empty handler. Must never block on a shard.
+//! A [`Pulse`] calls a closure again and again, at the pace that this asks for, until it is dropped: on a thread of its own,
+//! because what it guards against stops everything that lives on a shard, timers included. A [`Sleeper`] is a thread that
+//! can be made to return from a wait in the kernel, by a signal with an empty handler. Must never block on a shard.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -58,19 +58,20 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Calls `beat` every `interval`.
+    /// Calls `beat` after `interval`, and then each time after what it gave.
     ///
     /// # Errors
     /// If the system cannot start a thread.
-    pub(super) fn start(interval: Duration, beat: impl Fn() + Send + 'static) -> std::io::Result<Pulse> {
+    pub(super) fn start(interval: Duration, beat: impl Fn() -> Duration + Send + 'static) -> std::io::Result<Pulse> {
         let stopped: Arc<(Mutex<bool>, Condvar)> = Arc::default();
         let watched = stopped.clone();
         let thread = std::thread::Builder::new().name("pulse".into()).spawn(move || {
             let (is_stopped, changed) = &*watched;
             let mut is_stopped = is_stopped.lock();
+            let mut interval = interval;
             while !*is_stopped {
                 if changed.wait_for(&mut is_stopped, interval).timed_out() {
-                    beat();
+                    interval = beat();
                 }
             }
         })?;
@@ -99,6 +100,7 @@ mod tests {
         let counted = beats.clone();
         let beat = move || {
             counted.fetch_add(1, Ordering::SeqCst);
+            Duration::from_millis(1)
         };
         let pulse = Pulse::start(Duration::from_millis(1), beat).expect("a thread");
         while beats.load(Ordering::SeqCst) < 3 {
