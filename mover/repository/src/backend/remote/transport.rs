@@ -446,9 +446,9 @@ impl Body for Watched {
 }
 
 /// Bytes that should gather in a connection before they are looked at.
-const GATHERED_BYTES: u64 = 256 << 10;
+const GATHERED_BYTES: u64 = 128 << 10;
 /// The longest and the shortest time that is worth it.
-const GATHERING_PAUSE_MAX: Duration = Duration::from_millis(200);
+const GATHERING_PAUSE_MAX: Duration = Duration::from_millis(100);
 const GATHERING_PAUSE_MIN: Duration = Duration::from_millis(3);
 
 /// How long not to look at a body of which everything that has come was taken. A slow link hands out bytes in small
@@ -472,11 +472,11 @@ mod tests {
         };
         assert_eq!(pause(1, 8 << 20), Some(GATHERING_PAUSE_MAX));
         let some = pause(10, 8 << 20).expect("a pause");
-        assert!((26..=27).contains(&some.as_millis()), "{some:?}");
+        assert!((13..=14).contains(&some.as_millis()), "{some:?}");
         assert_eq!(pause(100, 8 << 20), None);
         // The begin and the end of a body do not wait.
-        assert_eq!(pause(1, 400 << 10), None);
-        assert_eq!(gathering_pause(200 << 10, Duration::from_secs(1), 8 << 20), None);
+        assert_eq!(pause(1, 200 << 10), None);
+        assert_eq!(gathering_pause(100 << 10, Duration::from_secs(1), 8 << 20), None);
     }
 
     #[test]
