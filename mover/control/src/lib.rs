@@ -20,6 +20,7 @@
 //! | [`policy`] | what, when, how, how long; calendars over summer time; refusals with reasons |
 //! | [`agents`] | enrolment, what an agent is, when it was heard |
 //! | [`access`] | roles, tokens, audit |
+//! | [`protocol`] | what agents and servers say to each other |
 //! | [`service`] | the actix actors: [`Scheduler`](service::Scheduler), [`Queue`](service::Queue), [`Registry`](service::Registry), [`RetentionPlanner`](service::RetentionPlanner), [`Notifier`](service::Notifier) |
 //! | [`database`] | one SQL for SQLite and PostgreSQL; transactions, retries, schema |
 //! | [`clock`] | what happens when the wall clock jumps |
@@ -55,6 +56,7 @@ pub mod job;
 pub mod lease;
 pub mod placement;
 pub mod policy;
+pub mod protocol;
 pub mod service;
 #[cfg(test)]
 mod testing;
