@@ -5,6 +5,7 @@
 
 mod cli;
 mod config;
+mod serve;
 
 fn main() -> std::process::ExitCode {
     cli::process::prepare();

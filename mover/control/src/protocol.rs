@@ -45,6 +45,20 @@ pub mod problem {
     pub const ENDED: &str = "ended";
     /// The certificate was revoked, or the version does not fit.
     pub const AGENT_REFUSED: &str = "agent-refused";
+    /// The request came without a client certificate.
+    pub const CERTIFICATE_MISSING: &str = "certificate-missing";
+    /// Our authority signed the certificate, but no agent has its key: it was removed. Enrol anew.
+    pub const CERTIFICATE_UNKNOWN: &str = "certificate-unknown";
+    /// Another authority signed the certificate.
+    pub const CERTIFICATE_AUTHORITY: &str = "certificate-authority";
+    /// The certificate has ended. Enrol anew.
+    pub const CERTIFICATE_EXPIRED: &str = "certificate-expired";
+    /// The certificate is not one of an agent, or is that of another agent.
+    pub const CERTIFICATE_NAME: &str = "certificate-name";
+    /// The database is away for a moment: nothing was changed, say the same again after `Retry-After`.
+    pub const DATABASE_AWAY: &str = "database-away";
+    /// Too many requests: say the same again after `Retry-After`.
+    pub const TOO_MANY: &str = "too-many-requests";
 }
 
 /// A host wants to become an agent.
@@ -63,7 +77,8 @@ pub struct EnrolRequest {
     pub certificate_request: String,
 }
 
-/// An agent asks for a new certificate.
+/// An agent asks for a new certificate, for the key that it has: an agent is known by its key, so a lost answer does no
+/// harm. Who wants another key enrols anew.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
@@ -88,6 +103,10 @@ pub struct EnrolAnswer {
 pub struct HelloRequest {
     /// What it is now.
     pub description: Description,
+    /// Jobs that it knows and goes on with. When its process is another one than before, all others that it had go
+    /// back to the queue at once instead of after the silence of a lease.
+    #[serde(default)]
+    pub held: Vec<Held>,
 }
 
 /// What an agent needs to know at its start.

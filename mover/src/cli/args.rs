@@ -8,6 +8,7 @@ use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, S
 use serde::{Deserialize, Serialize};
 
 pub use super::global_args::{GlobalArgs, ObjectLockMode};
+use super::serve::ServeArgs;
 use super::stats::StatsArgs;
 use super::units::{DataShare, OneIn, Period, Size};
 use crate::config::{BackupSettings, BandwidthSettings, RestoreSettings, Settings};
@@ -61,6 +62,8 @@ pub enum Command {
     Prune(PruneArgs),
     /// Have the store keep recovery points for a time, by object lock
     Protect(ProtectArgs),
+    /// Run the control plane of a pool: jobs, schedules, agents, an API and a console
+    Serve(ServeArgs),
     /// Check this machine, or with -r the place of a repository
     Doctor,
     /// The keys that open the repository

@@ -38,6 +38,7 @@ mod repair;
 mod repository;
 mod restore;
 mod secret;
+mod serve;
 pub mod stats;
 mod table;
 mod terminal;
@@ -155,6 +156,7 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Prune(args) => prune::run(&session, args),
         Command::Protect(args) => protect::run(&session, args),
         Command::Key(args) => key::run(&session, args),
+        Command::Serve(args) => serve::run(&session, args),
         Command::Doctor => doctor::run(&session),
         Command::Config(args) => match args.what {
             ConfigCommand::Show => config_show::run(&session),

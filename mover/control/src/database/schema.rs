@@ -70,7 +70,7 @@ const STEPS: [&[&str]; 1] = [&[
     )",
     "CREATE TABLE tokens (
         id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL, role TEXT NOT NULL,
-        created_at BIGINT NOT NULL, expires_at BIGINT, revoked BIGINT NOT NULL
+        created_at BIGINT NOT NULL, expires_at BIGINT, revoked BIGINT NOT NULL, parent TEXT
     )",
     "CREATE TABLE audit (
         id TEXT PRIMARY KEY, at BIGINT NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL, action TEXT NOT NULL,
@@ -86,6 +86,16 @@ const STEPS: [&[&str]; 1] = [&[
         at BIGINT NOT NULL, PRIMARY KEY (who, name)
     )",
     "CREATE INDEX idempotency_at ON idempotency (at)",
+    "CREATE INDEX jobs_points ON jobs (id) WHERE recovery_point IS NOT NULL",
+    // What all servers of one database share and nobody else may see; sealed by who puts it there.
+    "CREATE TABLE vault (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    // What people ask of repositories; an agent that serves the repository replies. `phase` is 0 open, 1 taken, 2 replied.
+    "CREATE TABLE questions (
+        id TEXT PRIMARY KEY, repository TEXT NOT NULL, ask TEXT NOT NULL, lanes TEXT NOT NULL, expires_at BIGINT NOT NULL,
+        phase BIGINT NOT NULL, agent TEXT, reply TEXT
+    )",
+    "CREATE INDEX questions_open ON questions (id) WHERE phase = 0",
+    "CREATE INDEX questions_over ON questions (expires_at)",
 ]];
 
 /// Brings the database to the last step.
