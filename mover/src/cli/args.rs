@@ -138,6 +138,13 @@ pub struct BackupArgs {
     /// What is told at the end.
     #[command(flatten)]
     pub stats: StatsArgs,
+    /// Who orders the run: at most one recovery point is ever made of one job, and a run that begins ends an earlier one
+    #[arg(long, value_name = "ID", help_heading = "Run for somebody else")]
+    pub job: Option<String>,
+    /// Print {"type":"commit"} before the recovery point is published, and wait on standard input for `yes`; any other
+    /// line, or none, is why not
+    #[arg(long, requires = "json", conflicts_with = "stdin", help_heading = "Run for somebody else")]
+    pub ask_before_commit: bool,
 
     /// Leave out what matches, with the meaning of a line in .gitignore (may be repeated)
     #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]

@@ -6,6 +6,7 @@
 pub mod args;
 mod backup;
 mod bandwidth;
+mod commit_gate;
 mod compare;
 mod config_show;
 mod copy;
