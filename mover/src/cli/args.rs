@@ -11,6 +11,8 @@ pub use super::global_args::{GlobalArgs, ObjectLockMode};
 use super::serve::ServeArgs;
 use super::stats::StatsArgs;
 use super::units::{DataShare, OneIn, Period, Size};
+use crate::agent::args::AgentArgs;
+use crate::client::args::{JobArgs, PointArgs, PolicyArgs, TokenArgs};
 use crate::config::{BackupSettings, BandwidthSettings, RestoreSettings, Settings};
 
 const AFTER_HELP: &str = "\
@@ -64,6 +66,16 @@ pub enum Command {
     Protect(ProtectArgs),
     /// Run the control plane of a pool: jobs, schedules, agents, an API and a console
     Serve(ServeArgs),
+    /// Be an agent of a control plane, or handle its agents
+    Agent(AgentArgs),
+    /// Jobs of a control plane
+    Job(JobArgs),
+    /// Policies of a control plane: what is protected, when, for how long
+    Policy(PolicyArgs),
+    /// Recovery points that a control plane knows
+    Point(PointArgs),
+    /// Who may use a control plane
+    Token(TokenArgs),
     /// Check this machine, or with -r the place of a repository
     Doctor,
     /// The keys that open the repository

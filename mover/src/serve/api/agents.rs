@@ -68,7 +68,7 @@ impl Enrolment {
     /// For this token.
     pub fn of(app: &crate::serve::app::App, token: &str) -> Enrolment {
         let (server, pin) = (app.agents_url.clone(), app.authority.pin());
-        let command = format!("mover agent --server {server} --authority {pin} --token {token}");
+        let command = format!("mover agent enrol --server {server} --ca-fingerprint {pin} --token {token}");
         Enrolment { token: token.to_owned(), server, authority_sha256: pin, command }
     }
 }
