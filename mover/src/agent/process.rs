@@ -46,9 +46,8 @@ impl Process {
         let pid = Pid::from_child(&child);
         let (tell, ended) = oneshot::channel();
         let wait = move || {
-            while waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
-                == Err(rustix::io::Errno::INTR)
-            {}
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while waitid(WaitId::Pid(pid), options).is_err_and(|errno| errno == rustix::io::Errno::INTR) {}
             let _ = tell.send(());
         };
         let (said, stderr) = oneshot::channel();

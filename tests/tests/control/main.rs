@@ -4,10 +4,15 @@
 //! and an absence of the database, and that the API is what its document says. Statuses and counts, never seconds.
 
 mod access;
+mod agent;
 mod agents;
 mod browse;
+mod clients;
 mod document;
 mod events;
 mod faults;
 mod requests;
+mod s_rules;
+mod site;
 mod start;
+mod takeover;
