@@ -54,7 +54,9 @@ fn check(question: &Question) -> Result<()> {
         Ask::List { point, path, .. } => vec![point, path],
     };
     if question.repository.is_empty() || texts.iter().any(|text| text.len() > TEXT_BYTES) {
-        return Err(ControlError::Invalid(format!("a question names a repository, and texts up to {TEXT_BYTES} bytes")));
+        return Err(ControlError::Invalid(format!(
+            "a question names a repository, and texts up to {TEXT_BYTES} bytes"
+        )));
     }
     match question.ask {
         Ask::List { limit, .. } if limit == 0 || limit > ENTRIES_MAX => {
@@ -94,7 +96,9 @@ pub async fn ask(database: &Database, question: &Question, now: UnixMillis) -> R
             tx.execute("DELETE FROM questions WHERE expires_at <= $1", arguments![now]).await?;
             let open = tx.one("SELECT COUNT(*) AS n FROM questions", &[]).await?.number("n")?;
             if open >= OPEN_MAX {
-                return Err(ControlError::Busy("too many questions wait for a reply; ask again a little later".to_owned()));
+                return Err(ControlError::Busy(
+                    "too many questions wait for a reply; ask again a little later".to_owned(),
+                ));
             }
             let lanes = lanes_of(tx, &question.repository).await?;
             let mut is_served = false;
@@ -110,13 +114,7 @@ pub async fn ask(database: &Database, question: &Question, now: UnixMillis) -> R
             tx.execute(
                 "INSERT INTO questions (id, repository, ask, lanes, expires_at, phase) VALUES ($1, $2, $3, $4, $5, 0)
                  ON CONFLICT (id) DO NOTHING",
-                arguments![
-                    &question.id,
-                    &question.repository,
-                    json(&question.ask),
-                    json(&lanes),
-                    now.plus(PATIENCE)
-                ],
+                arguments![&question.id, &question.repository, json(&question.ask), json(&lanes), now.plus(PATIENCE)],
             )
             .await?;
             Ok(())
@@ -125,7 +123,8 @@ pub async fn ask(database: &Database, question: &Question, now: UnixMillis) -> R
 }
 
 fn from_record(row: &Record) -> Result<OpenQuestion> {
-    let question = Question { id: row.text("id")?.into(), repository: row.text("repository")?, ask: row.document("ask")? };
+    let question =
+        Question { id: row.text("id")?.into(), repository: row.text("repository")?, ask: row.document("ask")? };
     Ok(OpenQuestion { question, lanes: row.document("lanes")? })
 }
 

@@ -14,10 +14,12 @@ use crate::serve::{self, Settings, Started};
 
 /// `mover serve`
 #[derive(Args, Debug)]
-#[command(after_help = "The first start makes the data directory, the embedded database, a certificate authority and an \
+#[command(
+    after_help = "The first start makes the data directory, the embedded database, a certificate authority and an \
 admin token, which is shown once.\n\
 Two servers on one PostgreSQL database share the work: give the second a copy of DIR/authority.key of the first.\n\
-Environment: MOVER_DATABASE. SIGTERM or SIGINT: stops cleanly.")]
+Environment: MOVER_DATABASE. SIGTERM or SIGINT: stops cleanly."
+)]
 pub struct ServeArgs {
     /// Where the database and the keys are
     #[arg(long, value_name = "DIR")]

@@ -11,9 +11,9 @@ use mover_control::browse;
 use mover_control::database::Database;
 use mover_control::ids::UnixMillis;
 use mover_control::job::Outcome;
+use mover_control::lease::lapse;
 use mover_control::lease::report::{self, Advice, Ending, Held};
 use mover_control::lease::take::{Lease, Offer};
-use mover_control::lease::lapse;
 use mover_control::placement::{lane, version};
 use mover_control::protocol::{
     AdvanceRequest, BeatAnswer, BeatRequest, EnrolAnswer, EnrolRequest, FinishAnswer, FinishRequest, GrantRequest,
@@ -36,9 +36,7 @@ type Answer = Result<Reply, Problem>;
 /// The routes.
 pub fn endpoints() -> Vec<Endpoint> {
     vec![
-        Endpoint::new(Method::POST, path::ENROL, Access::Anybody, enrol)
-            .says("Join")
-            .acts("agent.enrol"),
+        Endpoint::new(Method::POST, path::ENROL, Access::Anybody, enrol).says("Join").acts("agent.enrol"),
         agent(path::RENEW, renew).says("A certificate for longer").acts("agent.renew"),
         agent(path::HELLO, hello).says("An agent begins"),
         agent(path::POLL, poll).says("Wait for work"),
@@ -238,8 +236,7 @@ async fn grant(call: Call) -> Answer {
 async fn finish(call: Call) -> Answer {
     let said: FinishRequest = call.body()?;
     let agent = &call.agent().id;
-    let finished =
-        report::finish(call.database(), agent, &said.held, &said.ending, said.outcome, call.now()).await?;
+    let finished = report::finish(call.database(), agent, &said.held, &said.ending, said.outcome, call.now()).await?;
     tracing::info!(job = %finished.job.id, %agent, state = %finished.job.state, repeated = finished.repeated, "finished");
     if !finished.repeated {
         super::figures::finished(&finished.job);

@@ -87,7 +87,11 @@ impl App {
 }
 
 /// Looks for new questions for ever, and tells those that wait.
-pub async fn follow_questions(database: Database, clock: Arc<SettledClock>, tell: watch::Sender<Arc<Vec<OpenQuestion>>>) {
+pub async fn follow_questions(
+    database: Database,
+    clock: Arc<SettledClock>,
+    tell: watch::Sender<Arc<Vec<OpenQuestion>>>,
+) {
     loop {
         tokio::time::sleep(LOOK).await;
         // A database that is away has no questions.

@@ -1,8 +1,8 @@
 //! The console at `/`: files of `mover/src/console/`, in the binary, with a content security policy that lets nothing in
 //! from elsewhere and runs nothing that is not a file of this list.
 
-use actix_web::web::{self, ServiceConfig};
 use actix_web::HttpResponse;
+use actix_web::web::{self, ServiceConfig};
 
 /// Path, media type, content.
 const FILES: [(&str, &str, &[u8]); 1] = [("/", "text/html; charset=utf-8", include_bytes!("../console/index.html"))];

@@ -8,6 +8,7 @@ use actix_web::http::{Method, StatusCode, header};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::StreamExt;
+use mover_control::ControlError;
 use mover_control::access::audit::{self, AuditRecord};
 use mover_control::access::idempotency::{self, Answer, Begun};
 use mover_control::access::{Role, tokens};
@@ -15,7 +16,6 @@ use mover_control::agents;
 use mover_control::ids::RecordId;
 use mover_control::protocol::problem;
 use mover_control::service::registry::Heard;
-use mover_control::ControlError;
 use tracing::Instrument;
 
 use super::app::App;
@@ -192,7 +192,11 @@ fn permit(endpoint: &Endpoint, who: &Caller, request: &HttpRequest) -> Result<()
     }
     let site = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
     let is_own = request.headers().contains_key(CONSOLE_HEADER) && site.is_none_or(|site| site == "same-origin");
-    if is_own { Ok(()) } else { Err(Problem::forbidden(format!("a session needs the header {CONSOLE_HEADER} to change things"))) }
+    if is_own {
+        Ok(())
+    } else {
+        Err(Problem::forbidden(format!("a session needs the header {CONSOLE_HEADER} to change things")))
+    }
 }
 
 /// The body, within its bounds and its time.

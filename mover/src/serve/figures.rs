@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 use mover_control::agents;
 use mover_control::error::Result;
 use mover_control::ids::{AgentId, PolicyId, UnixMillis};
 use mover_control::job::{Job, JobState, store};
 use mover_control::policy;
-use metrics_util::MetricKindMask;
 use parking_lot::Mutex;
 
 use super::app::App;

@@ -233,7 +233,10 @@ async fn open(settings: &Settings) -> Result<Database> {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         };
-        CliError::failed(message, "is the database there, and is its address right? the data directory must be writable")
+        CliError::failed(
+            message,
+            "is the database there, and is its address right? the data directory must be writable",
+        )
     })
 }
 

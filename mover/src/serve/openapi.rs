@@ -6,7 +6,9 @@ use actix_web::http::Method;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathsBuilder};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{
     Components, ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApiBuilder, PathItem, Ref, RefOr, Required,
     ResponseBuilder, Schema,
@@ -156,7 +158,8 @@ mod tests {
             let changes = endpoint.method != Method::GET && !endpoint.path.ends_with("/validate");
             assert_eq!(endpoint.action.is_some(), changes, "{id} and the audit log");
         }
-        let count: usize = document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum();
+        let count: usize =
+            document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum();
         assert_eq!(count, operations.len());
         let text = document.to_string();
         for part in text.split("\"#/components/schemas/").skip(1) {

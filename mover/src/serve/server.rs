@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::dev::Server;
+use actix_web::http::StatusCode;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App as WebApp, HttpRequest, HttpResponse, HttpServer};
-use actix_web::http::StatusCode;
 use mover_control::access::Role::Viewer;
 use rustls::ServerConfig;
 

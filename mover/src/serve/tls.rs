@@ -19,7 +19,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 
 use super::authority::{self, Authority};
 use crate::cli::error::{CliError, Result};
@@ -93,7 +95,8 @@ fn provider() -> Arc<CryptoProvider> {
 pub fn config(authority: &Authority, certificate: Arc<ServerCertificate>) -> Result<ServerConfig> {
     let failed = |error: rustls::Error| CliError::system("set up", "TLS", error);
     let subject = authority::subject(authority.der()).map(DistinguishedName::from);
-    let verifier = AnyClient { algorithms: provider().signature_verification_algorithms, subjects: subject.into_iter().collect() };
+    let verifier =
+        AnyClient { algorithms: provider().signature_verification_algorithms, subjects: subject.into_iter().collect() };
     Ok(ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(failed)?

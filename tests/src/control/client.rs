@@ -75,7 +75,13 @@ impl Client {
     }
 
     /// Sends a request with these headers and this body: the error text if no answer came.
-    pub fn try_send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Result<Answer, String> {
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Answer, String> {
         let parsed = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = self.http.request(parsed, format!("{}{path}", self.url));
         if !self.token.is_empty() {

@@ -59,7 +59,9 @@ fn roles_allow_what_the_table_says_and_nothing_else() {
     let by_viewer = |act: &&Value| act["who"] == "viewer" && act["action"] == "job.submit";
     let act = acts.iter().find(by_viewer).expect("what was refused is in the audit log");
     assert!(act["outcome"].as_str().expect("an outcome").contains("needs the role operator"), "{act}");
-    assert!(acts.iter().any(|act| act["who"] == "operator" && act["action"] == "job.submit" && act["outcome"] == "done"));
+    assert!(
+        acts.iter().any(|act| act["who"] == "operator" && act["action"] == "job.submit" && act["outcome"] == "done")
+    );
 }
 
 #[test]

@@ -39,10 +39,13 @@ fn job_goes_from_a_person_to_an_agent_and_its_end_comes_back() {
     let point = &admin.get("/api/v1/points?set=files").expect(200).body["items"][0];
     assert_eq!((point["id"].as_str(), point["job"].as_str()), (Some("point-1"), Some(job.as_str())));
     let history = admin.get(&format!("/api/v1/jobs/{job}/events")).expect(200);
-    let states: Vec<_> = history.body["items"].as_array().expect("events").iter().map(|event| &event["state"]).collect();
+    let states: Vec<_> =
+        history.body["items"].as_array().expect("events").iter().map(|event| &event["state"]).collect();
     assert_eq!((states.first(), states.last()), (Some(&&json!("queued")), Some(&&json!("completed"))));
     let figures = admin.get("/metrics").expect(200).text;
-    for line in ["mover_jobs{state=\"completed\"} 1", "mover_agents_connected{pool=\"main\"} 1", "mover_jobs_finished_total"] {
+    for line in
+        ["mover_jobs{state=\"completed\"} 1", "mover_agents_connected{pool=\"main\"} 1", "mover_jobs_finished_total"]
+    {
         assert!(figures.contains(line), "{line} is not in\n{figures}");
     }
     let retried = admin.post(&format!("/api/v1/jobs/{job}/retry"), &json!({})).expect(201);

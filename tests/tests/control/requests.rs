@@ -120,8 +120,9 @@ fn lists_come_in_pages_and_no_entry_twice() {
     let scratch = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(&scratch.path().join("data"), &[]);
     let admin = serve.admin();
-    let mut made: Vec<String> =
-        (0..7).map(|number| admin.post("/api/v1/jobs", &backup(&format!("s{number}"))).expect(201).field("id")).collect();
+    let mut made: Vec<String> = (0..7)
+        .map(|number| admin.post("/api/v1/jobs", &backup(&format!("s{number}"))).expect(201).field("id"))
+        .collect();
     made.reverse();
     let mut seen = Vec::new();
     let mut path = "/api/v1/jobs?limit=3".to_owned();

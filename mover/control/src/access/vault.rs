@@ -13,9 +13,7 @@ use crate::error::Result;
 /// The database fails.
 pub async fn get(database: &Database, name: &str) -> Result<Option<String>> {
     let sql = "SELECT value FROM vault WHERE name = $1";
-    database
-        .read(async |tx| tx.optional(sql, arguments![name]).await?.map(|row| row.text("value")).transpose())
-        .await
+    database.read(async |tx| tx.optional(sql, arguments![name]).await?.map(|row| row.text("value")).transpose()).await
 }
 
 /// Puts `value` under `name` if nothing is there: what is there now.

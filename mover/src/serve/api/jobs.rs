@@ -2,7 +2,9 @@
 
 use mover_control::ids::{AgentId, JobId, PolicyId, RecordId, UnixMillis};
 use mover_control::job::store::{self, JobFilter};
-use mover_control::job::{JobKind, JobOrder, JobState, NewJob, Origin, Place, Workload, admission, events as history, requests};
+use mover_control::job::{
+    JobKind, JobOrder, JobState, NewJob, Origin, Place, Workload, admission, events as history, requests,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, PageQuery};

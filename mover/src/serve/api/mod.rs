@@ -8,16 +8,16 @@ mod people;
 mod points;
 mod policies;
 
+use actix_web::http::Method;
 use mover_control::access::Role::{Admin, Operator, Viewer};
 use mover_control::access::audit::AuditRecord;
 use mover_control::agents::Agent;
+use mover_control::job::Job;
 use mover_control::job::events::Event;
 use mover_control::job::points::KnownPoint;
-use mover_control::job::Job;
 use mover_control::placement::away::AwayTable;
 use mover_control::policy::Policy;
 use mover_control::policy::store::StoredPolicy;
-use actix_web::http::Method;
 
 pub use agents::Enrolment;
 
@@ -39,10 +39,7 @@ pub fn endpoints() -> Vec<Endpoint> {
 
 fn jobs() -> Vec<Endpoint> {
     vec![
-        get("/api/v1/jobs", Viewer, jobs::list)
-            .says("Jobs, newest first")
-            .query::<jobs::JobQuery>()
-            .pages::<Job>(),
+        get("/api/v1/jobs", Viewer, jobs::list).says("Jobs, newest first").query::<jobs::JobQuery>().pages::<Job>(),
         post("/api/v1/jobs", Operator, "job.submit", jobs::submit)
             .says("Submit a job: a backup, a restore, a verify or a prune")
             .takes::<jobs::SubmitJob>()
@@ -108,10 +105,7 @@ fn policies() -> Vec<Endpoint> {
 
 fn agents() -> Vec<Endpoint> {
     vec![
-        get("/api/v1/agents", Viewer, agents::list)
-            .says("Agents")
-            .query::<PageQuery>()
-            .pages::<agents::SeenAgent>(),
+        get("/api/v1/agents", Viewer, agents::list).says("Agents").query::<PageQuery>().pages::<agents::SeenAgent>(),
         get("/api/v1/agents/{id}", Viewer, agents::get).says("One agent").answers::<agents::SeenAgent>(200),
         post("/api/v1/agents/{id}/drain", Operator, "agent.drain", agents::drain)
             .says("Give it no new work; what it has it finishes")

@@ -126,8 +126,7 @@ impl Overwrite {
 pub async fn list(call: Call) -> Answer {
     let asked: PointQuery = call.query()?;
     let limit = page_limit(asked.limit)?;
-    let filter =
-        PointFilter { set: asked.set, repository: asked.repository, before: asked.cursor.map(JobId::from) };
+    let filter = PointFilter { set: asked.set, repository: asked.repository, before: asked.cursor.map(JobId::from) };
     let found = points::list(call.database(), &filter, limit + 1).await?;
     Ok(Reply::json(&Page::of(found, limit, |point| point.job.to_string())))
 }

@@ -1,13 +1,13 @@
 //! Policies: documents with a version, and what their calendar says.
 
+use actix_web::http::StatusCode;
+use mover_control::ControlError;
 use mover_control::ids::{PolicyId, UnixMillis};
 use mover_control::job::Origin;
 use mover_control::placement::away::AwayTable;
 use mover_control::policy::Policy;
 use mover_control::policy::store::{self, StoredPolicy};
 use mover_control::service::scheduler::job_of;
-use mover_control::ControlError;
-use actix_web::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, jobs};
@@ -108,7 +108,8 @@ pub async fn list(call: Call) -> Answer {
 pub async fn create(call: Call) -> Answer {
     let policy: Policy = call.body()?;
     let stored = store::create(call.database(), &call.new_id(), &policy, call.now()).await?;
-    let reply = Reply::created(&stored, &stored.id).header("location", format!("{}/policies/{}", super::ROOT, stored.id));
+    let reply =
+        Reply::created(&stored, &stored.id).header("location", format!("{}/policies/{}", super::ROOT, stored.id));
     Ok(tagged(reply, &stored))
 }
 
