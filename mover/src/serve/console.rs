@@ -4,11 +4,45 @@
 use actix_web::HttpResponse;
 use actix_web::web::{self, ServiceConfig};
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// Path, media type, content of a file of the console.
+macro_rules! file {
+    ($name:literal, $media:expr) => {
+        (concat!("/console/", $name), $media, include_bytes!(concat!("../console/", $name)))
+    };
+}
+
 /// Path, media type, content.
-const FILES: [(&str, &str, &[u8]); 1] = [("/", "text/html; charset=utf-8", include_bytes!("../console/index.html"))];
+const FILES: [(&str, &str, &[u8]); 24] = [
+    ("/", "text/html; charset=utf-8", include_bytes!("../console/index.html")),
+    file!("style.css", "text/css; charset=utf-8"),
+    file!("icon.svg", "image/svg+xml"),
+    file!("api.js", SCRIPT),
+    file!("dom.js", SCRIPT),
+    file!("format.js", SCRIPT),
+    file!("icons.js", SCRIPT),
+    file!("live.js", SCRIPT),
+    file!("main.js", SCRIPT),
+    file!("session.js", SCRIPT),
+    file!("ui.js", SCRIPT),
+    file!("views/agents.js", SCRIPT),
+    file!("views/audit.js", SCRIPT),
+    file!("views/job.js", SCRIPT),
+    file!("views/jobs.js", SCRIPT),
+    file!("views/login.js", SCRIPT),
+    file!("views/overview.js", SCRIPT),
+    file!("views/point.js", SCRIPT),
+    file!("views/points.js", SCRIPT),
+    file!("views/policies.js", SCRIPT),
+    file!("views/policy_form.js", SCRIPT),
+    file!("views/progress.js", SCRIPT),
+    file!("views/refusals.js", SCRIPT),
+    file!("views/tokens.js", SCRIPT),
+];
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-    font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 /// Adds the files.
 pub fn routes(config: &mut ServiceConfig) {
