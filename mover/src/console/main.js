@@ -110,8 +110,8 @@ function frame() {
   const menu = h("button", { type: "button", id: "menu", "aria-expanded": "false", "aria-controls": "views", onclick: toggle }, icon("menu"), "Menu");
   const { name, role } = session.me;
   top.replaceChildren(
-    h("a", { href: "#/overview", class: "brand" }, icon("mover"), "mover"), menu, nav,
-    h("div", { class: "who" }, linkState(), zones(), h("span", { class: "me" }, h("b", {}, name), " ", h("span", { class: "dim" }, role)),
+    h("a", { href: "#/overview", class: "brand" }, icon("mover"), "mover"), linkState(), menu, nav,
+    h("div", { class: "who" }, zones(), h("span", { class: "me" }, h("b", {}, name), " ", h("span", { class: "dim" }, role)),
       h("button", { type: "button", class: "plain", onclick: signOut }, "Log out")));
   nav.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !nav.classList.contains("open")) return;

@@ -22,7 +22,7 @@ function how(job) {
     return [job.message ? h("span", { class: "message" }, job.message) : waits(job), exceptionsOf(job.outcome?.exceptions_total ?? 0)];
   }
   const part = share(job.kind, job.progress);
-  return [part === null ? null : `${Math.floor(part * 100)} % `, speed(job.id, job.progress), " ", bottleneck(job.progress)];
+  return h("span", { class: "going" }, part === null ? null : h("span", {}, `${Math.floor(part * 100)} %`), speed(job.id, job.progress), bottleneck(job.progress));
 }
 
 /** The columns of a list of jobs. */

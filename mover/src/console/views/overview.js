@@ -5,7 +5,7 @@ import { h, panel, settle, swap, table } from "../dom.js";
 import { ago, duration, number, plural, rate, words } from "../format.js";
 import { sparkline } from "../icons.js";
 import { live } from "../live.js";
-import { STATES, badge, heading, trouble } from "../ui.js";
+import { ACTIVE, STATES, badge, heading, trouble } from "../ui.js";
 import { bar, bottleneck, exceptionsOf, filesetOf, speed } from "./progress.js";
 
 const REFRESH_MS = 15000;
@@ -24,9 +24,10 @@ function tiles(told) {
   const count = Object.fromEntries(told.jobs.map(({ state, count: jobs }) => [state, jobs]));
   const waits = told.waiting_since ? `oldest waits ${duration(told.at - told.waiting_since)}` : told.queued > 0 ? "none could begin yet" : "nothing waits";
   const running = count.estimating + count.running + count.verifying;
+  const stages = ACTIVE.filter((state) => count[state] > 0).map((state) => `${count[state]} ${state}`).join(", ");
   return h("div", { class: "tiles" },
     tile("Throughput", rate(told.bytes_per_second), sparkline(live.total.length > 0 ? live.total : [told.bytes_per_second])),
-    tile("Running", number(running), running === 0 ? "nothing runs" : plural(told.running.length, "job"), "#/jobs?state=running"),
+    tile("Running", number(running), running === 0 ? "nothing runs" : stages, "#/jobs?state=running"),
     tile("Queued", number(told.queued), waits, "#/jobs?state=queued"),
     tile("Agents", `${told.agents_connected} of ${told.agents}`, told.agents === 0 ? "none yet" : "connected", "#/agents"));
 }
@@ -79,7 +80,7 @@ function warnings(told, policies, agents, failed) {
     if (skips > 0) warn(`${policy.name}: ${plural(skips, "run")} skipped in a row, its agent is away.`, `#/policies/${id}`, "Policy");
   }
   for (const job of failed) {
-    warn(`${job.set}: ${job.kind} ${words(job.state)}${job.message ? ` – ${job.message}` : ""}.`.replace(/\.\.$/, "."), `#/jobs/${job.id}`, "Job");
+    warn(`${job.set}: ${job.kind} ${words(job.state)}${job.message ? ` – ${job.message}` : ""}`.replace(/[^.?!]$/, "$&."), `#/jobs/${job.id}`, "Job");
   }
   if (found.length === 0) return h("p", { class: "calm" }, "No warnings: agents are connected, and nothing failed in the last 24 hours.");
   return h("section", { class: "panel warnings", "aria-labelledby": "warnings" }, h("h2", { id: "warnings" }, `Warnings (${found.length})`), h("ul", {}, found));

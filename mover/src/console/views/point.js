@@ -97,8 +97,9 @@ class Browser {
 function destinations(job, agents) {
   const place = job.lane.startsWith("host:") ? { host: { agent: job.lane.slice(5) } }
     : { pool: { pool: job.pool, reach: job.lane.slice(`pool:${job.pool}`.length + 1) || null, preferred: null } };
-  const first = place.host ? `${agents.find(({ id }) => id === place.host.agent)?.name ?? place.host.agent} (where it came from)`
-    : `any agent of pool ${job.pool}${place.pool.reach ? ` that reaches ${place.pool.reach}` : ""} (where it came from)`;
+  const origin = place.host ? (agents.find(({ id }) => id === place.host.agent)?.name ?? place.host.agent)
+    : `pool ${job.pool}${place.pool.reach ? `, reaching ${place.pool.reach}` : ""}`;
+  const first = `where it came from: ${origin}`;
   const others = agents.filter((agent) => !agent.revoked && agent.id !== place.host?.agent)
     .map((agent) => [{ host: { agent: agent.id } }, `${agent.name}${agent.connected ? "" : " (away now)"}`]);
   return [[place, first], ...others];

@@ -69,7 +69,7 @@ export async function policies(place, { signal }) {
   const list = h("div");
   const columns = (refresh) => [
     { label: "Policy", kind: "wide", cell: ({ id, policy: { name } }) => h("a", { href: `#/policies/${id}` }, name) },
-    { label: "Calendar", cell: ({ enabled }) => (enabled ? badge("connected", "enabled") : badge("cancelled", "disabled")) },
+    { label: "Calendar", cell: ({ enabled }) => (enabled ? badge("completed", "enabled") : badge("cancelled", "disabled")) },
     { label: "Runs", kind: "wide", cell: ({ policy: { when } }) => calendar(when) },
     { label: "Next run", cell: ({ enabled, next_due }) => (enabled ? ago(next_due, "none") : null) },
     { label: "Last success", cell: ({ last_success }) => ago(last_success, "never yet") },
@@ -132,7 +132,7 @@ export async function policy(place, { id, signal }) {
     const removal = () => ask(`Remove ${stored.policy.name}?`, h("p", {}, "Nothing runs by it any more. Its jobs and recovery points stay."), "Remove", remove, { danger: true });
     const open = body.querySelector("details")?.open;
     swap(body,
-      heading(stored.policy.name, stored.enabled ? badge("connected", "enabled") : badge("cancelled", "disabled"),
+      heading(stored.policy.name, stored.enabled ? badge("completed", "enabled") : badge("cancelled", "disabled"),
         h("div", { class: "buttons" }, buttons(stored, refresh), can("admin") ? h("button", { type: "button", class: "danger", id: "remove", onclick: removal }, "Remove") : null)),
       h("div", { class: "columns" }, h("div", {}, whatPanel(stored.policy)),
         h("div", {}, whenPanel(stored.policy, stored.enabled, runs.items), panel("Facts", facts([

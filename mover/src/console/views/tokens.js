@@ -38,7 +38,7 @@ export async function tokens(place, { signal }) {
   if (!can("admin")) throw new Error("Tokens are for admins; ask one of them.");
   const list = h("div");
   const hasEnded = (token) => token.expires_at !== null && token.expires_at < Date.now();
-  const stateOf = (token) => (token.revoked ? badge("revoked") : hasEnded(token) ? badge("expired") : badge("connected", "valid"));
+  const stateOf = (token) => (token.revoked ? badge("revoked") : hasEnded(token) ? badge("expired") : badge("completed", "valid"));
   const columns = (refresh) => [
     { label: "Name", kind: "wide", cell: (token) => h("b", {}, token.name) },
     { label: "Kind", cell: (token) => (token.parent ? "session" : "token") },
