@@ -53,7 +53,8 @@ function match() {
   return { view: found?.[1], first: given[0], id: given[1], edit: given[2] === "edit", query: new URLSearchParams(search) };
 }
 
-async function show() {
+/** Fills the view of this address. The focus follows, unless the page has just been opened: then it begins at its top. */
+async function show({ isOpening = false } = {}) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
@@ -72,9 +73,9 @@ async function show() {
     await route.view(place, route);
   } catch (error) {
     if (signal.aborted) return;
-    place.replaceChildren(heading("Not shown"), trouble(error, show));
+    place.replaceChildren(heading("Not shown"), trouble(error, () => show()));
   }
-  if (!signal.aborted) main.querySelector("h1")?.focus({ preventScroll: true });
+  if (!signal.aborted && !isOpening) main.querySelector("h1")?.focus({ preventScroll: true });
   window.scrollTo(0, 0);
 }
 
@@ -121,11 +122,11 @@ function frame() {
   });
 }
 
-function signedIn(me) {
+function signedIn(me, isOpening = false) {
   session.me = me;
   frame();
   live.start();
-  show();
+  show({ isOpening });
 }
 
 function signedOut(message) {
@@ -135,12 +136,12 @@ function signedOut(message) {
   leaving.abort();
   document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
   top.replaceChildren(h("span", { class: "brand" }, icon("mover"), "mover"));
-  login(main, signedIn, message);
+  login(main, (me) => signedIn(me), message);
 }
 
 async function begin() {
   try {
-    signedIn(await api.get("/session"));
+    signedIn(await api.get("/session"), true);
   } catch (error) {
     if (error.status === 401) signedOut();
     else main.replaceChildren(heading("mover"), trouble(error, begin));

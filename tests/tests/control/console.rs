@@ -171,41 +171,53 @@ fn furnished(serve: &Serve) -> (Value, Answering) {
     (known, Answering::start(agent, held, part))
 }
 
-/// Plays a scenario on a server with something of everything.
-fn play_furnished(scenario: &str) {
-    let scratch = tempfile::tempdir().expect("a directory");
-    let serve = Serve::start(&scratch.path().join("data"), &[]);
-    let (mut known, _agent) = furnished(&serve);
-    known["order"] = backup("made elsewhere");
-    play(scenario, &serve, known);
-}
-
-macro_rules! scenario {
-    ($(#[$says:meta])* $test:ident, $scenario:literal) => {
-        $(#[$says])*
-        #[test]
-        fn $test() {
-            if let Some(reason) = missing() {
-                mover_tests::skip_test!(reason);
-            }
-            play_furnished($scenario);
-        }
-    };
-}
-
-scenario!(console_is_used_by_keyboard_alone_in_every_view, "keyboard");
-scenario!(console_fits_a_phone_and_is_legible_in_light_and_dark, "phone");
-scenario!(page_of_a_job_shows_what_it_moved_left_out_and_missed, "job");
-scenario!(restore_form_browses_marks_a_full_scan_and_submits_a_job, "restore");
-scenario!(console_shows_what_others_do_without_a_reload, "live");
-scenario!(policy_form_shows_refusals_at_their_fields, "policy");
-
-#[test]
-fn console_of_an_empty_server_says_what_to_do_and_offers_a_viewer_nothing_forbidden() {
+/// Plays a scenario on a server that is empty, or has something of everything.
+fn play_on(scenario: &str, is_furnished: bool) {
     if let Some(reason) = missing() {
         mover_tests::skip_test!(reason);
     }
     let scratch = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(&scratch.path().join("data"), &[]);
-    play("empty", &serve, json!({}));
+    let (known, _agent) = match is_furnished {
+        true => Some(furnished(&serve)).unzip(),
+        false => (None, None),
+    };
+    let mut known = known.unwrap_or_else(|| json!({}));
+    known["order"] = backup("made elsewhere");
+    play(scenario, &serve, known);
+}
+
+#[test]
+fn console_is_used_by_keyboard_alone_in_every_view() {
+    play_on("keyboard", true);
+}
+
+#[test]
+fn console_fits_a_phone_and_is_legible_in_light_and_dark() {
+    play_on("phone", true);
+}
+
+#[test]
+fn page_of_a_job_shows_what_it_moved_left_out_and_missed() {
+    play_on("job", true);
+}
+
+#[test]
+fn s059_restore_form_browses_marks_a_full_scan_and_submits_a_job() {
+    play_on("restore", true);
+}
+
+#[test]
+fn console_shows_what_others_do_without_a_reload() {
+    play_on("live", true);
+}
+
+#[test]
+fn policy_form_shows_refusals_at_their_fields() {
+    play_on("policy", true);
+}
+
+#[test]
+fn console_of_an_empty_server_says_what_to_do_and_offers_a_viewer_nothing_forbidden() {
+    play_on("empty", false);
 }
