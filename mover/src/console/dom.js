@@ -34,6 +34,34 @@ export function swap(container, ...children) {
   [...candidates].find((element) => keyOf(element) === active)?.focus({ preventScroll: true });
 }
 
+const HELD_MS = 300;
+const held = new Map();
+let isPressed = false;
+addEventListener("pointerdown", () => (isPressed = true), true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(() => (isPressed = false)), true);
+
+function isHeld(container) {
+  const selection = document.getSelection();
+  return isPressed || (!selection.isCollapsed && container.contains(selection.anchorNode) && !container.contains(document.activeElement));
+}
+
+/** As `swap`, for news: never under a finger that presses, nor under text that is selected; then a moment later. */
+export function renew(container, ...children) {
+  if (!isHeld(container)) {
+    held.delete(container);
+    swap(container, ...children);
+    return;
+  }
+  const isWaiting = held.has(container);
+  held.set(container, children);
+  if (isWaiting) return;
+  setTimeout(() => {
+    const last = held.get(container);
+    held.delete(container);
+    if (last && container.isConnected) renew(container, ...last);
+  }, HELD_MS);
+}
+
 /** A heading with its content, as a landmark. */
 export function panel(title, ...children) {
   const id = `panel-${title.toLowerCase().replace(/[^a-z]+/g, "-")}`;

@@ -99,7 +99,11 @@ fn entries(question: &Value) -> Vec<Value> {
     let root = entry("/srv/files", "directory", 4096);
     let below = [
         entry("/srv/files/archive", "directory", 4096),
-        entry("/srv/files/a name that is long, as people give them to the third draft of a report.odt", "file", 1_234_567),
+        entry(
+            "/srv/files/a name that is long, as people give them to the third draft of a report.odt",
+            "file",
+            1_234_567,
+        ),
     ];
     match question["ask"]["list"]["path"].as_str() {
         Some("/srv/files") => below.into(),

@@ -1,7 +1,7 @@
 // Agents: who is there, what each can do, and how another one joins.
 
 import { all, api } from "../api.js";
-import { field, h, swap, table } from "../dom.js";
+import { field, h, renew, table } from "../dom.js";
 import { ago, bytes } from "../format.js";
 import { can } from "../session.js";
 import { action, ask, badge, heading, notice, secret, show, trouble } from "../ui.js";
@@ -77,9 +77,9 @@ export async function agents(place, { signal }) {
   ];
   const refresh = async () => {
     try {
-      swap(list, table("Agents", columns(refresh), await all("/agents", signal), empty));
+      renew(list, table("Agents", columns(refresh), await all("/agents", signal), empty));
     } catch (error) {
-      if (!signal.aborted) swap(list, trouble(error, refresh));
+      if (!signal.aborted) renew(list, trouble(error, refresh));
     }
   };
   await refresh();

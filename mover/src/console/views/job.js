@@ -1,7 +1,7 @@
 // One job: how far it is, what it moved, what was left out, what went wrong, what happened when.
 
 import { all, api, newKey } from "../api.js";
-import { facts, h, panel, settle, swap, table } from "../dom.js";
+import { facts, h, panel, renew, settle, table } from "../dom.js";
 import { bytes, duration, number, plural, time, words } from "../format.js";
 import { live } from "../live.js";
 import { can } from "../session.js";
@@ -151,7 +151,7 @@ export async function job(place, { id, signal }) {
   let told = null;
   let known = new Map();
   let events = [];
-  const draw = () => swap(body,
+  const draw = () => renew(body,
     heading(`${words(told.kind)[0].toUpperCase()}${told.kind.slice(1)} of ${told.set}`, badge(told.state), isFullScan(told) ? fullScan() : null, buttons(told, refresh)),
     told.message ? h("p", { class: `note ${["failed", "aborted", "expired"].includes(told.state) ? "bad" : ""}` }, told.message) : null,
     h("div", { class: "columns" },

@@ -1,7 +1,7 @@
 // The queue and the history: jobs, newest first, by state, policy and set.
 
 import { all, query } from "../api.js";
-import { field, h, select, settle, swap, table } from "../dom.js";
+import { field, h, renew, select, settle, table } from "../dom.js";
 import { ago, words } from "../format.js";
 import { live } from "../live.js";
 import { ACTIVE, Pages, STATES, badge, fullScan, heading, trouble } from "../ui.js";
@@ -68,13 +68,13 @@ export async function jobs(place, route) {
   const empty = isFiltered
     ? [h("p", {}, "No job is like this."), h("p", {}, h("a", { href: "#/jobs" }, "Show all"))]
     : [h("p", {}, "No job yet."), h("p", {}, h("a", { href: "#/policies" }, "Run a policy"), ", or ", h("code", {}, "mover job submit"), ".")];
-  const draw = () => swap(list, table("Jobs, newest first", jobColumns(known.policies, known.agents), pages.items, empty), pages.more(draw));
+  const draw = () => renew(list, table("Jobs, newest first", jobColumns(known.policies, known.agents), pages.items, empty), pages.more(draw));
   const refresh = async () => {
     try {
       await pages.load();
       draw();
     } catch (error) {
-      if (!signal.aborted) swap(list, trouble(error, refresh));
+      if (!signal.aborted) renew(list, trouble(error, refresh));
     }
   };
   draw();

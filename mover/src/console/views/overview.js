@@ -1,7 +1,7 @@
 // Everything at a glance: warnings first, then what runs, then what is protected.
 
 import { all, api } from "../api.js";
-import { h, panel, settle, swap, table } from "../dom.js";
+import { h, panel, renew, settle, table } from "../dom.js";
 import { ago, duration, number, plural, rate, words } from "../format.js";
 import { sparkline } from "../icons.js";
 import { live } from "../live.js";
@@ -111,15 +111,15 @@ export async function overview(place, { signal }) {
       const failed = await failures(overviewNow.at, signal);
       told = overviewNow;
       agents = new Map(known.map((agent) => [agent.id, agent]));
-      swap(warned, warnings(told, policies, agents, failed));
-      swap(top, tiles(told));
-      swap(running, panel("Running now", runningTable(told.running, agents)));
-      swap(counted, counts(told));
-      swap(protectedBy, panel("Last success per policy", policyTable(policies)));
+      renew(warned, warnings(told, policies, agents, failed));
+      renew(top, tiles(told));
+      renew(running, panel("Running now", runningTable(told.running, agents)));
+      renew(counted, counts(told));
+      renew(protectedBy, panel("Last success per policy", policyTable(policies)));
     } catch (error) {
       if (signal.aborted) return;
       if (told === null) throw error;
-      swap(warned, trouble(error, refresh));
+      renew(warned, trouble(error, refresh));
     }
   };
   await refresh();
@@ -127,8 +127,8 @@ export async function overview(place, { signal }) {
   live.addEventListener("progress", ({ detail }) => {
     told.running = detail;
     told.bytes_per_second = detail.reduce((sum, { progress }) => sum + progress.bytes_per_second, 0);
-    swap(top, tiles(told));
-    swap(running, panel("Running now", runningTable(detail, agents)));
+    renew(top, tiles(told));
+    renew(running, panel("Running now", runningTable(detail, agents)));
   }, { signal });
   live.addEventListener("job", settle(refresh, 500), { signal });
   const timer = setInterval(refresh, REFRESH_MS);

@@ -61,7 +61,7 @@ class Browser {
       ? h("span", { "aria-current": "location" }, label)
       : h("button", { type: "button", class: "linklike", "data-key": `crumb-${path}`, onclick: () => this.open(path) }, label));
     const items = parts.map((part, index) => link(part, `/${parts.slice(0, index + 1).join("/")}`));
-    return h("nav", { "aria-label": "Directory", class: "crumbs" }, h("ol", {}, link("All", "/"), items));
+    return h("nav", { "aria-label": "Path", class: "crumbs" }, h("ol", {}, link("All", "/"), items));
   }
 
   name(entry) {

@@ -1,7 +1,7 @@
 // Recovery points that jobs made, by set, with their grade.
 
 import { query } from "../api.js";
-import { field, h, panel, settle, swap, table } from "../dom.js";
+import { field, h, panel, renew, settle, table } from "../dom.js";
 import { ago, bytes, number } from "../format.js";
 import { live } from "../live.js";
 import { can } from "../session.js";
@@ -49,7 +49,7 @@ export async function points(place, route) {
       panel(group[0].set, h("p", { class: "dim path" }, group[0].repository), table(`Recovery points of ${group[0].set}`, pointColumns(), group, "")));
     const empty = h("div", { class: "empty" }, h("p", {}, wanted.set || wanted.repository ? "No recovery point is like this." : "No recovery point yet: each backup that succeeds makes one."),
       h("p", {}, h("a", { href: "#/policies" }, "Run a policy")));
-    swap(list, groups.length > 0 ? groups : empty, pages.more(draw));
+    renew(list, groups.length > 0 ? groups : empty, pages.more(draw));
   };
   draw();
   place.replaceChildren(heading("Recovery points"), form, list);
@@ -58,7 +58,7 @@ export async function points(place, route) {
       await pages.load();
       draw();
     } catch (error) {
-      if (!signal.aborted) swap(list, trouble(error, refresh));
+      if (!signal.aborted) renew(list, trouble(error, refresh));
     }
   };
   live.addEventListener("job", settle(refresh, 800), { signal });

@@ -1,7 +1,7 @@
 // Policies: what is protected when; run, switch on and off, change.
 
 import { all, api, newKey } from "../api.js";
-import { facts, field, h, panel, settle, swap, table } from "../dom.js";
+import { facts, field, h, panel, renew, settle, table } from "../dom.js";
 import { ago, plural, relative, time, words } from "../format.js";
 import { live } from "../live.js";
 import { can } from "../session.js";
@@ -79,9 +79,9 @@ export async function policies(place, { signal }) {
     can("admin") ? h("p", {}, h("a", { href: "#/policies/new" }, "Make the first one")) : h("p", {}, "An admin can make one.")];
   const refresh = async () => {
     try {
-      swap(list, table("Policies", columns(refresh), await all("/policies", signal), empty));
+      renew(list, table("Policies", columns(refresh), await all("/policies", signal), empty));
     } catch (error) {
-      if (!signal.aborted) swap(list, trouble(error, refresh));
+      if (!signal.aborted) renew(list, trouble(error, refresh));
     }
   };
   await refresh();
@@ -131,7 +131,7 @@ export async function policy(place, { id, signal }) {
     };
     const removal = () => ask(`Remove ${stored.policy.name}?`, h("p", {}, "Nothing runs by it any more. Its jobs and recovery points stay."), "Remove", remove, { danger: true });
     const open = body.querySelector("details")?.open;
-    swap(body,
+    renew(body,
       heading(stored.policy.name, stored.enabled ? badge("completed", "enabled") : badge("cancelled", "disabled"),
         h("div", { class: "buttons" }, buttons(stored, refresh), can("admin") ? h("button", { type: "button", class: "danger", id: "remove", onclick: removal }, "Remove") : null)),
       h("div", { class: "columns" }, h("div", {}, whatPanel(stored.policy)),
