@@ -60,3 +60,30 @@ async fn show(media: &'static str, content: &'static [u8]) -> HttpResponse {
         .insert_header(("cache-control", "no-cache"))
         .body(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn count(directory: &Path) -> usize {
+        let entries = std::fs::read_dir(directory).expect("list").map(|entry| entry.expect("entry").path());
+        entries.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
+    }
+
+    #[test]
+    fn every_file_of_the_console_is_in_the_binary() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/console");
+        assert_eq!(FILES.len(), count(&directory));
+        for (path, media, content) in FILES {
+            let text = std::str::from_utf8(content).expect("text");
+            // What a page imports is served too.
+            for line in text.lines().filter(|_| media == SCRIPT) {
+                let Some(name) = line.strip_prefix("import ").and_then(|rest| rest.split('"').nth(1)) else { continue };
+                let file = name.rsplit('/').next().expect("a name");
+                assert!(FILES.iter().any(|(served, _, _)| served.ends_with(&format!("/{file}"))), "{path}: {name}");
+            }
+        }
+    }
+}
