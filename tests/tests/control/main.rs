@@ -8,6 +8,7 @@ mod agent;
 mod agents;
 mod browse;
 mod clients;
+mod console;
 mod document;
 mod events;
 mod faults;
