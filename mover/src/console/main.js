@@ -101,6 +101,8 @@ async function signOut() {
   } catch (error) {
     if (error.status !== 401) return notice(error.message, "bad");
   }
+  // Who comes next begins at the overview, not where this one was.
+  history.replaceState(null, "", "#/overview");
   return signedOut();
 }
 

@@ -5,6 +5,7 @@ import { h, panel, renew, settle, table } from "../dom.js";
 import { ago, duration, number, plural, rate, words } from "../format.js";
 import { sparkline } from "../icons.js";
 import { live } from "../live.js";
+import { can } from "../session.js";
 import { ACTIVE, STATES, badge, heading, trouble } from "../ui.js";
 import { bar, bottleneck, exceptionsOf, filesetOf, speed } from "./progress.js";
 
@@ -58,7 +59,7 @@ function policyTable(policies) {
     { label: "Next run", cell: ({ enabled, next_due }) => (enabled ? ago(next_due, "on demand only") : h("span", { class: "dim" }, "disabled")) },
     { label: "Last job", cell: ({ last_job }) => (last_job ? h("a", { href: `#/jobs/${last_job}` }, "show") : null) },
   ];
-  const empty = h("p", {}, "No policy yet: ", h("a", { href: "#/policies/new" }, "make one"), ", so that something is protected by itself.");
+  const empty = h("p", {}, "No policy yet, so nothing is protected by itself. ", can("admin") ? h("a", { href: "#/policies/new" }, "Make one") : "An admin can make one.");
   return table("Policies and their last success", columns, policies, empty);
 }
 
