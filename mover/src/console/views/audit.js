@@ -5,10 +5,12 @@ import { time } from "../format.js";
 import { Pages, heading } from "../ui.js";
 
 function object(act) {
-  const [noun] = act.action.split(".");
   const id = act.object;
+  const isDone = act.outcome === "done" && act.action !== "policy.remove";
+  // What runs a policy or restores makes a job.
+  const noun = ["policy.run", "point.restore"].includes(act.action) ? "job" : act.action.split(".")[0];
   const href = { job: `#/jobs/${id}`, policy: `#/policies/${id}` }[noun];
-  return href && id && act.action !== "policy.remove" ? h("a", { href }, id) : h("code", { class: "path" }, id || "–");
+  return href && id && isDone ? h("a", { href, class: "id" }, id) : h("code", { class: "path" }, id || "–");
 }
 
 export async function audit(place, { signal }) {
