@@ -115,7 +115,7 @@ fn entries(question: &Value) -> Vec<Value> {
 fn furnished(serve: &Serve) -> (Value, Answering) {
     let admin = serve.admin();
     let agent = serve.agent("proxy-one");
-    let policy = json!({
+    let document = json!({
         "name": "nightly",
         "what": {
             "workload": "virtual_machine", "source": "a hypervisor", "repository": "/srv/backup", "set": "files",
@@ -128,7 +128,7 @@ fn furnished(serve: &Serve) -> (Value, Answering) {
         "when": { "zone": "Europe/Berlin", "schedules": [{ "days": ["mon", "fri"], "at": ["22:00"] }] },
         "keep": { "daily": 14 },
     });
-    let policy = admin.post("/api/v1/policies", &policy).expect(201).field("id");
+    let policy = admin.post("/api/v1/policies", &document).expect(201).field("id");
     let take = |agent: &TestAgent| {
         let lease = agent.poll(20).remove(0);
         let held = json!({ "job": lease["job"]["id"], "fence": lease["fence"] });
@@ -182,11 +182,13 @@ fn play_on(scenario: &str, is_furnished: bool) {
     }
     let scratch = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(&scratch.path().join("data"), &[]);
-    let (known, _agent) = match is_furnished {
-        true => Some(furnished(&serve)).unzip(),
-        false => (None, None),
+    let (mut known, _agent) = match is_furnished {
+        true => {
+            let (known, agent) = furnished(&serve);
+            (known, Some(agent))
+        }
+        false => (json!({}), None),
     };
-    let mut known = known.unwrap_or_else(|| json!({}));
     known["order"] = backup("made elsewhere");
     play(scenario, &serve, known);
 }
