@@ -30,6 +30,7 @@ const STEPS: [&[&str]; 1] = [&[
     "CREATE INDEX jobs_waiting ON jobs (waits_on, priority DESC, rank, id) WHERE phase = 0 AND waits_on IS NOT NULL",
     "CREATE INDEX jobs_parked ON jobs (not_before) WHERE phase = 0 AND waits_on IS NOT NULL",
     "CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE phase = 0 AND expires_at IS NOT NULL",
+    "CREATE INDEX jobs_preferring ON jobs (lane, id) WHERE phase = 0 AND lane_of_others IS NOT NULL",
     "CREATE INDEX jobs_active ON jobs (agent) WHERE phase = 1",
     "CREATE INDEX jobs_active_source ON jobs (source) WHERE phase = 1",
     "CREATE INDEX jobs_active_repository ON jobs (repository) WHERE phase = 1",
