@@ -50,7 +50,7 @@ pub fn run(future: impl Future<Output = ()>) {
 }
 
 /// As the suites record it: never silently.
-fn skipped(test: &str, reason: &str) {
+pub fn skipped(test: &str, reason: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "in CI nothing may be skipped: {test}: {reason}");
     let Some(record) = std::env::var_os("MOVER_TEST_SKIPPED") else { return };
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(record).expect("open the skip record");

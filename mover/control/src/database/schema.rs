@@ -88,6 +88,8 @@ const STEPS: [&[&str]; 1] = [&[
     )",
     "CREATE INDEX idempotency_at ON idempotency (at)",
     "CREATE INDEX jobs_points ON jobs (id) WHERE recovery_point IS NOT NULL",
+    "CREATE INDEX jobs_over ON jobs (ended_at) WHERE phase = 2 AND recovery_point IS NULL",
+    "CREATE INDEX jobs_over_with_point ON jobs (ended_at) WHERE phase = 2 AND recovery_point IS NOT NULL",
     // What all servers of one database share and nobody else may see; sealed by who puts it there.
     "CREATE TABLE vault (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     // What people ask of repositories; an agent that serves the repository replies. `phase` is 0 open, 1 taken, 2 replied.
