@@ -144,7 +144,9 @@ fn load() -> String {
 
 fn tell(outcome: &Outcome) {
     println!("\n{} (load before {}, after {})", outcome.database, outcome.load_before, outcome.load_after);
-    println!("| round | jobs | seconds | lease + end a second | poll to lease p50 ms | p99 ms | end p99 ms | CPU ms a job | beats a second | CPU us a beat |");
+    println!(
+        "| round | jobs | seconds | lease + end a second | poll to lease p50 ms | p99 ms | end p99 ms | CPU ms a job | beats a second | CPU us a beat |"
+    );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for figures in &outcome.rounds {
         println!("{}", figures.row());

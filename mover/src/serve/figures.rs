@@ -4,6 +4,7 @@
 //! Every server counts what it did itself: sums over servers are right. What comes from the database is the same on all.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
@@ -24,6 +25,14 @@ const FRESH: Duration = Duration::from_secs(5);
 const FORGOTTEN: Duration = Duration::from_secs(120);
 /// Policies and agents that are looked at.
 const SEEN_MAX: u32 = 10_000;
+
+/// When the certificate of this server ends, in unix milliseconds.
+static CERTIFICATE_END: AtomicI64 = AtomicI64::new(0);
+
+/// This server shows a certificate that ends then.
+pub fn certified(end: UnixMillis) {
+    CERTIFICATE_END.store(end.0, Ordering::Relaxed);
+}
 
 /// Begins to collect; one collector a process.
 pub fn start() -> PrometheusHandle {
@@ -46,6 +55,9 @@ fn describe() {
     describe_counter!("mover_bytes_total", "Bytes of jobs that ended, by class");
     describe_counter!("mover_jobs_finished_total", "Jobs that ended or went back to the queue, by kind and state");
     describe_counter!("mover_job_retries_total", "Attempts beyond the first of jobs that ended");
+    describe_counter!("mover_job_exceptions_total", "Exceptions of jobs that ended");
+    describe_counter!("mover_notifications_total", "Attempts to deliver a message, by outcome");
+    describe_gauge!("mover_certificate_end_timestamp_seconds", "When a certificate of this server ends");
     describe_counter!("mover_actor_ticks_failed_total", "Ticks of control plane actors that failed, by actor");
     describe_histogram!("mover_actor_tick_seconds", "Time of ticks of control plane actors, by actor");
     describe_gauge!("mover_jobs", "Jobs by state");
@@ -56,6 +68,15 @@ fn describe() {
     describe_gauge!("mover_agents_connected", "Agents that were heard lately, by pool");
     describe_gauge!("mover_agents_enrolled", "Agents that are not revoked, by pool");
     describe_gauge!("mover_bytes_per_second", "What the running jobs read together");
+    // What has not happened yet is 0, not absent: the first failure is an increase.
+    counter!("mover_job_retries_total").increment(0);
+    counter!("mover_job_exceptions_total").increment(0);
+    for outcome in ["accepted", "failed"] {
+        counter!("mover_notifications_total", "outcome" => outcome).increment(0);
+    }
+    for actor in ["scheduler", "queue", "registry", "retention", "notifier", "housekeeper"] {
+        counter!("mover_actor_ticks_failed_total", "actor" => actor).increment(0);
+    }
 }
 
 /// A job ended, or went back to the queue.
@@ -66,6 +87,8 @@ pub fn finished(job: &Job) {
         return;
     }
     counter!("mover_job_retries_total").increment(u64::try_from(job.attempt - 1).unwrap_or(0));
+    let exceptions = job.outcome.as_ref().map_or(0, |outcome| outcome.exceptions_total);
+    counter!("mover_job_exceptions_total").increment(exceptions);
     let bytes = &job.progress.bytes;
     let classes = [
         ("read", bytes.read),
@@ -112,6 +135,8 @@ async fn look(app: &App) -> Result<()> {
     let speed: u64 =
         store::active(&app.database, SEEN_MAX).await?.iter().map(|job| job.progress.bytes_per_second).sum();
     gauge!("mover_bytes_per_second").set(speed as f64);
+    let end = CERTIFICATE_END.load(Ordering::Relaxed) as f64 / 1000.0;
+    gauge!("mover_certificate_end_timestamp_seconds", "certificate" => "server").set(end);
     look_at_agents(app, now).await?;
     look_at_policies(app).await
 }

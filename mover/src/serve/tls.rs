@@ -73,6 +73,7 @@ fn certified(
     now: mover_control::ids::UnixMillis,
 ) -> Result<Arc<CertifiedKey>> {
     let (certificate, key) = authority.server(names, now)?;
+    super::figures::certified(now.plus(super::authority::LIFE));
     let chain = vec![certificate, authority.der().clone()];
     let made = CertifiedKey::from_der(chain, key, &provider());
     made.map(Arc::new).map_err(|error| CliError::system("use", "the certificate of the server", error))

@@ -88,7 +88,12 @@ pub async fn sweep(context: &Context) -> Result<u64> {
     let ended = "phase = 2 AND ended_at < $1 AND id NOT IN (SELECT last_job FROM policies WHERE last_job IS NOT NULL)";
     let over = [
         ("jobs", "id", format!("SELECT id FROM jobs WHERE recovery_point IS NULL AND {ended} LIMIT $2"), kept.jobs),
-        ("jobs", "id", format!("SELECT id FROM jobs WHERE recovery_point IS NOT NULL AND {ended} LIMIT $2"), kept.points),
+        (
+            "jobs",
+            "id",
+            format!("SELECT id FROM jobs WHERE recovery_point IS NOT NULL AND {ended} LIMIT $2"),
+            kept.points,
+        ),
         ("events", "id", oldest("events", "at", ""), kept.events),
         ("audit", "id", oldest("audit", "at", ""), kept.audit),
         ("outbox", "id", oldest("outbox", "created_at", "WHERE ended = 1"), kept.rest),
@@ -129,9 +134,9 @@ async fn remove(database: &Database, sql: &str, before: UnixMillis) -> Result<u6
 mod tests {
     use super::*;
     use crate::access::idempotency::begin;
-    use crate::ids::RecordId;
     use crate::agents::enrolment;
     use crate::clock::ManualClock;
+    use crate::ids::RecordId;
     use crate::job::{JobState, NewJob, Outcome, store};
     use crate::lease::report::{Ending, Held, finish};
     use crate::lease::take::{Offer, take};
@@ -173,8 +178,15 @@ mod tests {
             }
             assert_eq!(
                 left,
-                [(2, 6, true), (89, 6, true), (91, 6, false), (399, 6, false), (401, 3, false), (3659, 3, false),
-                    (3661, 1, false)],
+                [
+                    (2, 6, true),
+                    (89, 6, true),
+                    (91, 6, false),
+                    (399, 6, false),
+                    (401, 3, false),
+                    (3659, 3, false),
+                    (3661, 1, false)
+                ],
             );
             assert_eq!(count(&database, "idempotency").await + count(&database, "enrolments").await, 0);
             let waits = store::counts(&database).await.expect("counts");

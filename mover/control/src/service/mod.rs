@@ -96,4 +96,6 @@ impl Service {
 #[cfg(test)]
 mod deliveries;
 #[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod tests;
