@@ -186,7 +186,6 @@ fn make(sealing: &[u8], now: UnixMillis) -> Result<String> {
     let nonce = cipher.seal_in_place_append_tag(Aad::from(NAME), &mut sealed).expect("a short message");
     let nonce: &[u8; NONCE_LEN] = nonce.as_ref();
     let stored = Stored { certificate: certificate.pem(), nonce: hex(nonce), sealed_key: hex(&sealed) };
-    let stored = Stored { certificate: certificate.pem(), nonce: hex(nonce.as_ref()), sealed_key: hex(&sealed) };
     Ok(serde_json::to_string(&stored).expect("plain data has a JSON form"))
 }
 
