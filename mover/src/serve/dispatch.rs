@@ -82,7 +82,10 @@ async fn answer(
         since: app.clock.now(),
         seed: None,
     };
-    let Some(key) = key.filter(|_| endpoint.access != Access::Agent) else { return run(endpoint, call).await };
+    // Agents say the same again by nature; who is nobody has no keys of its own.
+    let Some(key) = key.filter(|_| matches!(endpoint.access, Access::Token(_))) else {
+        return run(endpoint, call).await;
+    };
     let owner = match &who {
         Caller::Holder(token) => token.parent.as_ref().unwrap_or(&token.id).to_string(),
         _ => "anybody".to_owned(),
@@ -263,7 +266,8 @@ async fn note(app: &App, endpoint: &Endpoint, who: &Caller, object: &str, outcom
     let now = app.clock.now();
     let role = match who {
         Caller::Holder(token) => token.role,
-        Caller::Agent(_) | Caller::Anybody => Role::Agent,
+        Caller::Agent(_) => Role::Agent,
+        Caller::Anybody => Role::Viewer,
     };
     let bounded = |text: &str| text.replace('\0', "").chars().take(1024).collect::<String>();
     let act = AuditRecord {

@@ -93,7 +93,7 @@ fn operation(endpoint: &Endpoint) -> OperationBuilder {
     for parameter in &endpoint.query {
         operation = operation.parameter(parameter.clone());
     }
-    if endpoint.method == Method::POST {
+    if endpoint.method == Method::POST && endpoint.access != Access::Anybody {
         let says = "The same key again gets the same answer for a day, and nothing is done twice";
         operation = operation.parameter(header("Idempotency-Key", says, Required::False));
     }

@@ -36,6 +36,9 @@ const IDLE: Duration = Duration::from_secs(75);
 /// How long answers may take once the server is to stop.
 const STOP: u64 = 10;
 
+/// How long the database may take to show that it is there.
+const READY_TIME: Duration = Duration::from_secs(3);
+
 /// The local address of a connection.
 pub struct LocalAddress(pub SocketAddr);
 
@@ -143,7 +146,15 @@ async fn ready(call: Call) -> std::result::Result<Reply, Problem> {
         let detail = "the server is stopping";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail));
     }
-    call.database().ping().await?;
+    // Whoever asks decides by the answer, and wants it now: not after all attempts.
+    match tokio::time::timeout(READY_TIME, call.database().ping()).await {
+        Ok(answer) => answer?,
+        Err(_) => {
+            let detail = format!("the database did not answer within {} s", READY_TIME.as_secs());
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database-away", detail);
+            return Err(problem.retry_after(2));
+        }
+    }
     Ok(Reply::json(&serde_json::json!({ "ready": true })))
 }
 
