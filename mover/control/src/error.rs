@@ -93,6 +93,9 @@ pub enum ControlError {
     /// Who asks could not prove who they are, or may not do this.
     #[error("not allowed: {0}")]
     Forbidden(String),
+    /// Too much is asked at once; the same may succeed a little later.
+    #[error("{0}")]
+    Busy(String),
     /// A message could not be delivered.
     #[error("delivery to {target} failed: {reason}")]
     Delivery {

@@ -80,6 +80,7 @@ fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snap
         files: now.counts.files,
         unit: "files",
         bytes: now.bytes_done(),
+        fileset: ((now.fileset + 1).min(now.filesets), now.filesets),
         bytes_expected,
         bytes_new: Some(now.counts.bytes_new).filter(|bytes| *bytes > 0),
         bytes_stored: Some(now.counts.bytes_stored),

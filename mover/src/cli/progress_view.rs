@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Bytes expected, once that is known or can be guessed.
     pub bytes_expected: Option<u64>,
+    /// The fileset in work, from 1, and how many there are; 0 where that has no meaning.
+    pub fileset: (u64, u64),
     /// Bytes that were new to the repository, where that has a meaning.
     pub bytes_new: Option<u64>,
     /// Bytes handed to the repository, where that has a meaning.
@@ -41,7 +43,8 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Snapshot {
-        Snapshot { files: 0, unit: "files", bytes: 0, bytes_expected: None, bytes_new: None, bytes_stored: None }
+        let (bytes_expected, bytes_new, bytes_stored) = (None, None, None);
+        Snapshot { files: 0, unit: "files", bytes: 0, fileset: (0, 0), bytes_expected, bytes_new, bytes_stored }
     }
 }
 
@@ -170,6 +173,9 @@ fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration, ra
         "step": title,
         snapshot.unit: snapshot.files,
         "bytes": snapshot.bytes,
+        "fileset": snapshot.fileset.0,
+        "filesets": snapshot.fileset.1,
+        "bytes_per_second": rate.per_second() as u64,
         "bytes_expected": snapshot.bytes_expected,
         "bytes_new": snapshot.bytes_new,
         "bytes_stored": snapshot.bytes_stored,

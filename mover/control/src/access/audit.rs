@@ -10,7 +10,7 @@ use crate::ids::{RecordId, UnixMillis};
 use super::Role;
 
 /// One act.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditRecord {
     /// Orders by time.
     pub id: RecordId,

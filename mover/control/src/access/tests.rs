@@ -8,7 +8,7 @@ use crate::ids::{AgentId, RecordId};
 use crate::testing::{NOON, each_database};
 
 use super::audit::{self, AuditRecord};
-use super::idempotency::{self, Answer};
+use super::idempotency::{self, Answer, Begun};
 use super::{Role, tokens};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -97,16 +97,35 @@ fn audit_log_is_read_newest_first_in_pages() {
 #[test]
 fn idempotency_key_has_one_answer_and_one_request() {
     each_database(async |database| {
-        assert_eq!(idempotency::recall(&database, "me", "k", b"a").await.expect("none"), None);
+        let begin = async |who: &str, key: &str, request: &[u8], now| {
+            idempotency::begin(&database, who, key, request, now).await
+        };
+        assert_eq!(begin("me", "k", b"a", NOON).await.expect("new"), Begun::Since(NOON));
+        let later = NOON.plus(HOUR);
+        assert_eq!(begin("me", "k", b"a", later).await.expect("its server died"), Begun::Since(NOON));
         let first = Answer { status: 201, body: "one".to_owned() };
-        idempotency::remember(&database, "me", "k", b"a", &first, NOON).await.expect("kept");
+        idempotency::end(&database, "me", "k", &first).await.expect("kept");
         let second = Answer { status: 500, body: "two".to_owned() };
-        idempotency::remember(&database, "me", "k", b"a", &second, NOON).await.expect("not kept");
-        assert_eq!(idempotency::recall(&database, "me", "k", b"a").await.expect("known"), Some(first));
-        assert!(matches!(idempotency::recall(&database, "me", "k", b"b").await, Err(ControlError::Conflict(_))));
-        assert_eq!(idempotency::recall(&database, "you", "k", b"a").await.expect("none"), None);
-        let later = NOON.plus(idempotency::KEPT + HOUR);
-        idempotency::remember(&database, "me", "l", b"a", &second, later).await.expect("kept");
-        assert_eq!(idempotency::recall(&database, "me", "k", b"a").await.expect("forgotten"), None);
+        idempotency::end(&database, "me", "k", &second).await.expect("not kept");
+        assert_eq!(begin("me", "k", b"a", later).await.expect("known"), Begun::Answered(first));
+        assert!(matches!(begin("me", "k", b"b", later).await, Err(ControlError::Conflict(_))));
+        assert_eq!(begin("you", "k", b"a", later).await.expect("another"), Begun::Since(later));
+        let much_later = NOON.plus(idempotency::KEPT + HOUR * 2);
+        assert_eq!(begin("me", "k", b"a", much_later).await.expect("forgotten"), Begun::Since(much_later));
+    });
+}
+
+#[test]
+fn sessions_end_with_the_token_that_opened_them() {
+    each_database(async |database| {
+        let (token, secret) = tokens::create(&database, "me", Role::Viewer, None, NOON).await.expect("made");
+        let opened = tokens::open_session(&database, &token, HOUR, NOON).await.expect("opened");
+        let known = tokens::authenticate(&database, opened.1.reveal(), NOON).await.expect("known");
+        assert_eq!((known.role, known.parent.clone()), (Role::Viewer, Some(token.id.clone())));
+        assert!(tokens::open_session(&database, &known, HOUR, NOON).await.is_err(), "no session from a session");
+        assert!(tokens::authenticate(&database, opened.1.reveal(), NOON.plus(HOUR)).await.is_err(), "over");
+        tokens::revoke(&database, &token.id).await.expect("revoked");
+        assert!(tokens::authenticate(&database, opened.1.reveal(), NOON).await.is_err(), "ended with its token");
+        assert!(tokens::authenticate(&database, secret.reveal(), NOON).await.is_err());
     });
 }

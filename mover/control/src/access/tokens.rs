@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments;
-use crate::database::{Database, Record, word};
+use crate::database::{Database, Record, Transaction, word};
 use crate::error::{ControlError, Result};
 use crate::ids::{RecordId, UnixMillis};
 
@@ -11,7 +11,7 @@ use super::Role;
 use super::secret::{self, Secret};
 
 /// A token without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Token {
     /// Its id.
     pub id: RecordId,
@@ -25,6 +25,8 @@ pub struct Token {
     pub expires_at: Option<UnixMillis>,
     /// Ended by an admin.
     pub revoked: bool,
+    /// For a session of the console: the token that it was opened with. It ends with that one.
+    pub parent: Option<RecordId>,
 }
 
 fn from_record(row: &Record) -> Result<Token> {
@@ -35,6 +37,7 @@ fn from_record(row: &Record) -> Result<Token> {
         created_at: row.time("created_at")?,
         expires_at: row.maybe_time("expires_at")?,
         revoked: row.number("revoked")? != 0,
+        parent: row.maybe_text("parent")?.map(RecordId::from),
     })
 }
 
@@ -55,21 +58,59 @@ pub async fn create(
     if name.is_empty() || name.len() > 256 {
         return Err(ControlError::Invalid("the name of a token is 1 to 256 bytes".to_owned()));
     }
-    let secret = Secret::new("mvr");
     let id = RecordId::new(now);
-    let token = Token { id, name: name.to_owned(), role, created_at: now, expires_at, revoked: false };
+    let token = Token { id, name: name.to_owned(), role, created_at: now, expires_at, revoked: false, parent: None };
+    let secret = store(database, &token, "mvr").await?;
+    Ok((token, secret))
+}
+
+/// Opens a session of the console for who holds `parent`: a token of its own that ends by itself, and with its parent.
+///
+/// # Errors
+/// `parent` is a session itself, or the database fails.
+pub async fn open_session(
+    database: &Database,
+    parent: &Token,
+    life: std::time::Duration,
+    now: UnixMillis,
+) -> Result<(Token, Secret)> {
+    if parent.parent.is_some() {
+        return Err(ControlError::Invalid("a session is opened with a token, not with another session".to_owned()));
+    }
+    let end = now.plus(life);
+    let session = Token {
+        id: RecordId::new(now),
+        created_at: now,
+        expires_at: Some(parent.expires_at.map_or(end, |own| own.min(end))),
+        parent: Some(parent.id.clone()),
+        ..parent.clone()
+    };
+    let secret = store(database, &session, "mvs").await?;
+    Ok((session, secret))
+}
+
+async fn store(database: &Database, token: &Token, prefix: &str) -> Result<Secret> {
+    let secret = Secret::new(prefix);
     let hash = secret::hash(secret.reveal());
     database
         .change(async |tx| {
             tx.execute(
-                "INSERT INTO tokens (id, hash, name, role, created_at, expires_at, revoked)
-                 VALUES ($1, $2, $3, $4, $5, $6, 0) ON CONFLICT (id) DO NOTHING",
-                arguments![&token.id, &hash, name, word(&role), now, expires_at],
+                "INSERT INTO tokens (id, hash, name, role, created_at, expires_at, revoked, parent)
+                 VALUES ($1, $2, $3, $4, $5, $6, 0, $7) ON CONFLICT (id) DO NOTHING",
+                arguments![
+                    &token.id,
+                    &hash,
+                    &token.name,
+                    word(&token.role),
+                    token.created_at,
+                    token.expires_at,
+                    token.parent.as_ref().map(RecordId::as_str)
+                ],
             )
             .await
         })
         .await?;
-    Ok((token, secret))
+    Ok(secret)
 }
 
 /// Whose token this is, if it counts now.
@@ -89,14 +130,29 @@ pub async fn authenticate(database: &Database, secret: &str, now: UnixMillis) ->
     Ok(token)
 }
 
-/// Ends a token.
+/// Ends a token and the sessions that were opened with it.
 ///
 /// # Errors
 /// There is none, or the database fails.
 pub async fn revoke(database: &Database, id: &RecordId) -> Result<()> {
-    let sql = "UPDATE tokens SET revoked = 1 WHERE id = $1";
-    let rows = database.change(async |tx| tx.execute(sql, arguments![id]).await).await?;
+    let own = "UPDATE tokens SET revoked = 1 WHERE id = $1";
+    let sessions = "UPDATE tokens SET revoked = 1 WHERE parent = $1";
+    let work = async |tx: &mut Transaction| {
+        tx.execute(sessions, arguments![id]).await?;
+        tx.execute(own, arguments![id]).await
+    };
+    let rows = database.change(work).await?;
     if rows == 0 { Err(ControlError::not_found("token", id)) } else { Ok(()) }
+}
+
+/// How many tokens of this role count now; sessions are not counted.
+///
+/// # Errors
+/// The database fails.
+pub async fn count(database: &Database, role: Role, now: UnixMillis) -> Result<i64> {
+    let sql = "SELECT COUNT(*) AS n FROM tokens WHERE role = $1 AND revoked = 0 AND parent IS NULL
+               AND (expires_at IS NULL OR expires_at > $2)";
+    database.read(async |tx| tx.one(sql, arguments![word(&role), now]).await?.number("n")).await
 }
 
 /// All tokens, oldest first, after `cursor`.

@@ -1,7 +1,7 @@
 //! Rows of agents and of their lanes.
 
 use crate::arguments;
-use crate::database::{Database, Record, Transaction, json};
+use crate::database::{Argument, Database, Record, Transaction, json, placeholders};
 use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, UnixMillis};
 use crate::placement::lane;
@@ -36,6 +36,22 @@ fn from_record(row: &Record) -> Result<Agent> {
 pub(crate) async fn find(tx: &mut Transaction, id: &AgentId) -> Result<Agent> {
     let row = tx.optional("SELECT * FROM agents WHERE id = $1", arguments![id]).await?;
     from_record(&row.ok_or_else(|| ControlError::not_found("agent", id))?)
+}
+
+/// Those of these agents that take new work, each with how many jobs it runs.
+pub(crate) async fn takers(tx: &mut Transaction, ids: &[&str]) -> Result<Vec<(Agent, u32)>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT a.*, (SELECT COUNT(*) FROM jobs WHERE phase = 1 AND agent = a.id) AS running
+         FROM agents a WHERE a.draining = 0 AND a.revoked = 0 AND a.id IN ({})",
+        placeholders(ids.len())
+    );
+    let values: Vec<Argument> = ids.iter().map(|id| Argument::from(*id)).collect();
+    let rows = tx.all(&sql, &values).await?;
+    let running = |row: &Record| row.number("running").map(|running| u32::try_from(running).unwrap_or(u32::MAX));
+    rows.iter().map(|row| Ok((from_record(row)?, running(row)?))).collect()
 }
 
 /// The pool of an agent.

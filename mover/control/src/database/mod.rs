@@ -300,6 +300,11 @@ fn bound(sql: &str, arguments: &[Argument]) -> sqlx::query::Query<'static, Any, 
     })
 }
 
+/// `$1,$2,…,$count`: for as many values as a statement names.
+pub(crate) fn placeholders(count: usize) -> String {
+    (1..=count).map(|place| format!("${place}")).collect::<Vec<_>>().join(",")
+}
+
 fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> ControlError {
     move |cause| ControlError::Database { operation, cause }
 }

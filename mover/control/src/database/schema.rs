@@ -30,6 +30,7 @@ const STEPS: [&[&str]; 1] = [&[
     "CREATE INDEX jobs_waiting ON jobs (waits_on, priority DESC, rank, id) WHERE phase = 0 AND waits_on IS NOT NULL",
     "CREATE INDEX jobs_parked ON jobs (not_before) WHERE phase = 0 AND waits_on IS NOT NULL",
     "CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE phase = 0 AND expires_at IS NOT NULL",
+    "CREATE INDEX jobs_preferring ON jobs (lane, id) WHERE phase = 0 AND lane_of_others IS NOT NULL",
     "CREATE INDEX jobs_active ON jobs (agent) WHERE phase = 1",
     "CREATE INDEX jobs_active_source ON jobs (source) WHERE phase = 1",
     "CREATE INDEX jobs_active_repository ON jobs (repository) WHERE phase = 1",
@@ -70,7 +71,7 @@ const STEPS: [&[&str]; 1] = [&[
     )",
     "CREATE TABLE tokens (
         id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL, role TEXT NOT NULL,
-        created_at BIGINT NOT NULL, expires_at BIGINT, revoked BIGINT NOT NULL
+        created_at BIGINT NOT NULL, expires_at BIGINT, revoked BIGINT NOT NULL, parent TEXT
     )",
     "CREATE TABLE audit (
         id TEXT PRIMARY KEY, at BIGINT NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL, action TEXT NOT NULL,
@@ -86,6 +87,18 @@ const STEPS: [&[&str]; 1] = [&[
         at BIGINT NOT NULL, PRIMARY KEY (who, name)
     )",
     "CREATE INDEX idempotency_at ON idempotency (at)",
+    "CREATE INDEX jobs_points ON jobs (id) WHERE recovery_point IS NOT NULL",
+    "CREATE INDEX jobs_over ON jobs (ended_at) WHERE phase = 2 AND recovery_point IS NULL",
+    "CREATE INDEX jobs_over_with_point ON jobs (ended_at) WHERE phase = 2 AND recovery_point IS NOT NULL",
+    // What all servers of one database share and nobody else may see; sealed by who puts it there.
+    "CREATE TABLE vault (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    // What people ask of repositories; an agent that serves the repository replies. `phase` is 0 open, 1 taken, 2 replied.
+    "CREATE TABLE questions (
+        id TEXT PRIMARY KEY, repository TEXT NOT NULL, ask TEXT NOT NULL, lanes TEXT NOT NULL, expires_at BIGINT NOT NULL,
+        phase BIGINT NOT NULL, agent TEXT, reply TEXT
+    )",
+    "CREATE INDEX questions_open ON questions (id) WHERE phase = 0",
+    "CREATE INDEX questions_over ON questions (expires_at)",
 ]];
 
 /// Brings the database to the last step.

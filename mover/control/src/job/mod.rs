@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod events;
 pub mod order;
+pub mod points;
 pub mod progress;
 mod ranks;
 pub mod requests;
@@ -23,7 +24,7 @@ pub use progress::{Exception, Outcome, Progress};
 pub use state::{JobState, Phase};
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
     /// Source to repository.
@@ -39,7 +40,7 @@ pub enum JobKind {
 }
 
 /// What kind of thing is protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
     /// Files of the host that the agent runs on.
@@ -63,7 +64,7 @@ pub enum Workload {
 }
 
 /// Who started it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A person or a script, now.
@@ -73,7 +74,7 @@ pub enum Origin {
 }
 
 /// Who can do it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Place {
     /// One host: its own files.
@@ -93,7 +94,7 @@ pub enum Place {
 }
 
 /// What somebody asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
     /// Its id, made by who asks: the same request twice makes one job.
@@ -137,7 +138,7 @@ pub struct NewJob {
 }
 
 /// A job as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Job {
     /// Its id; a recovery point is created under it.
     pub id: JobId,

@@ -15,7 +15,7 @@ pub const ATTEMPTS: u32 = 3;
 pub const RETRY_PAUSE_SECONDS: u64 = 300;
 
 /// What becomes of a job whose host restarted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartPolicy {
     /// It goes on from what is durable.
@@ -26,7 +26,7 @@ pub enum RestartPolicy {
 }
 
 /// One step of a job: filesets run one after the other.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fileset {
     /// Its name, unique in the job.
@@ -48,7 +48,7 @@ pub struct Fileset {
 }
 
 /// A program that runs before or after the data is moved, on the agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// The program and its arguments; no shell is involved.
@@ -61,7 +61,7 @@ pub struct Command {
 }
 
 /// What a restore needs to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreOrder {
     /// Id, `latest`, or a time.
@@ -79,7 +79,7 @@ pub struct RestoreOrder {
 }
 
 /// What an agent is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobOrder {
     /// What is moved, in this order.

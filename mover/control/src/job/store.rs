@@ -117,6 +117,30 @@ pub async fn list(database: &Database, filter: &JobFilter, limit: u32) -> Result
         .await
 }
 
+/// Jobs in the hands of agents, oldest first, at most `limit`.
+///
+/// # Errors
+/// The database fails.
+pub async fn active(database: &Database, limit: u32) -> Result<Vec<Job>> {
+    let sql = "SELECT * FROM jobs WHERE phase = 1 ORDER BY id LIMIT $1";
+    database.read(async |tx| from_records(&tx.all(sql, arguments![limit]).await?)).await
+}
+
+/// How many jobs wait, and since when the oldest of them that could begin.
+///
+/// # Errors
+/// The database fails.
+pub async fn queue_depth(database: &Database) -> Result<(i64, Option<UnixMillis>)> {
+    let sql = "SELECT COUNT(*) AS n, MIN(CASE WHEN waits_on IS NULL THEN created_at END) AS oldest
+               FROM jobs WHERE phase = 0";
+    database
+        .read(async |tx| {
+            let row = tx.one(sql, &[]).await?;
+            Ok((row.number("n")?, row.maybe_time("oldest")?))
+        })
+        .await
+}
+
 /// How many jobs are in each state.
 ///
 /// # Errors

@@ -21,6 +21,7 @@
 //!
 //! Never: a lease of one job to two agents with one fence; a second completion; a write without a fence.
 
+pub mod handover;
 pub mod lapse;
 pub mod report;
 pub mod take;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::agents;
 use crate::arguments;
-use crate::database::{Database, Transaction};
-use crate::error::{ControlError, Result};
+use crate::database::{Argument, Database, Transaction, placeholders};
+use crate::error::Result;
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::waiting::{park, repository_key, set_key, source_key};
 use crate::job::{Job, JobKind, JobState, store};
@@ -21,6 +21,8 @@ use crate::placement::lane;
 const WINDOW: u32 = 8;
 /// How often a lane is read again when its head was parked.
 const ROUNDS: u32 = 16;
+/// Lanes in one statement.
+const LANES: usize = 256;
 /// Jobs leased in one transaction at most.
 pub const BATCH_MAX: u32 = 256;
 
@@ -67,16 +69,11 @@ struct Taking {
 
 impl Taking {
     async fn begin(tx: &mut Transaction, offers: &[Offer]) -> Result<Taking> {
+        let asked: HashMap<&AgentId, &Offer> = offers.iter().map(|offer| (&offer.agent, offer)).collect();
+        let ids: Vec<&str> = asked.keys().map(|agent| agent.as_str()).collect();
         let mut candidates = Vec::new();
-        for offer in offers {
-            let agent = match agents::store::find(tx, &offer.agent).await {
-                Ok(agent) if !agent.draining && !agent.revoked => agent,
-                Ok(_) | Err(ControlError::NotFound { .. }) => continue,
-                Err(error) => return Err(error),
-            };
-            let sql = "SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND agent = $1";
-            let running = tx.one(sql, arguments![&agent.id]).await?.number("n")?;
-            let running = u32::try_from(running).unwrap_or(u32::MAX);
+        for (agent, running) in agents::store::takers(tx, &ids).await? {
+            let Some(offer) = asked.get(&agent.id) else { continue };
             let slots = agent.slots();
             let free = offer.free.min(slots.saturating_sub(running));
             let lanes = lane::of_agent(&agent.id, &agent.pool, &agent.description.reaches);
@@ -92,10 +89,24 @@ impl Taking {
         Ok(Taking { candidates, active: HashMap::new(), leases: Vec::new() })
     }
 
-    /// Lanes that some agent with a free slot serves.
-    fn open_lanes(&self) -> BTreeSet<String> {
+    /// Lanes that some agent with a free slot serves and where a job is ready: of a thousand that ask, few.
+    async fn open_lanes(&self, tx: &mut Transaction) -> Result<Vec<String>> {
         let open = self.candidates.iter().filter(|candidate| candidate.free > 0);
-        open.flat_map(|candidate| candidate.lanes.iter().cloned()).collect()
+        let lanes: BTreeSet<&str> = open.flat_map(|candidate| candidate.lanes.iter().map(String::as_str)).collect();
+        let mut ready = Vec::new();
+        for some in lanes.into_iter().collect::<Vec<_>>().chunks(LANES) {
+            // A probe of the index for each lane; the offset keeps a planner from joining the whole queue instead.
+            let list = placeholders(some.len()).replace('$', "($").replace(',', "),") + ")";
+            let sql = format!(
+                "WITH asked (lane) AS (VALUES {list}) SELECT lane FROM asked WHERE EXISTS (
+                    SELECT 1 FROM jobs WHERE phase = 0 AND waits_on IS NULL AND jobs.lane = asked.lane LIMIT 1 OFFSET 0)"
+            );
+            let values: Vec<Argument> = some.iter().map(|lane| Argument::from(*lane)).collect();
+            for row in tx.all(&sql, &values).await? {
+                ready.push(row.text("lane")?);
+            }
+        }
+        Ok(ready)
     }
 
     async fn run(mut self, tx: &mut Transaction, now: UnixMillis) -> Result<Vec<Lease>> {
@@ -106,7 +117,7 @@ impl Taking {
                 break;
             }
             let mut heads = Vec::new();
-            for open in self.open_lanes() {
+            for open in self.open_lanes(tx).await? {
                 heads.extend(head(tx, &open, window + WINDOW).await?);
             }
             heads.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.rank.cmp(&b.rank)).then_with(|| a.id.cmp(&b.id)));

@@ -428,7 +428,16 @@ fn lease_reads_by_indexes_and_never_scans_the_queue() {
                 "SELECT * FROM jobs WHERE phase = 0 AND waits_on IS NULL AND lane = $1 ORDER BY priority DESC, rank, id LIMIT 9",
                 "jobs_ready",
             ),
-            ("SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND agent = $1", "jobs_active"),
+            (
+                "SELECT a.id, (SELECT COUNT(*) FROM jobs WHERE phase = 1 AND agent = a.id) AS running FROM agents a WHERE a.id IN ($1)",
+                "jobs_active",
+            ),
+            (
+                "WITH asked (lane) AS (VALUES ($1)) SELECT lane FROM asked WHERE EXISTS (
+                    SELECT 1 FROM jobs WHERE phase = 0 AND waits_on IS NULL AND jobs.lane = asked.lane LIMIT 1 OFFSET 0)",
+                "jobs_ready (lane=?)",
+            ),
+            ("SELECT id FROM jobs WHERE phase = 2 AND recovery_point IS NULL AND ended_at < 5 LIMIT 1", "jobs_over"),
             ("SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND source = $1", "jobs_active_source"),
             (
                 "SELECT rank FROM jobs WHERE phase = 0 AND pool = $1 AND priority = 0 ORDER BY rank LIMIT 1",

@@ -83,7 +83,12 @@ impl HttpWebhook {
     /// # Errors
     /// TLS cannot be set up.
     pub fn new() -> Result<HttpWebhook> {
-        let client = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
+        HttpWebhook::with_patience(PATIENCE)
+    }
+
+    /// The same with another time than [`PATIENCE`], for tests.
+    pub(super) fn with_patience(patience: Duration) -> Result<HttpWebhook> {
+        let client = reqwest::Client::builder().timeout(patience).redirect(reqwest::redirect::Policy::none()).build();
         let reason = |error: reqwest::Error| failed("webhooks", &error);
         Ok(HttpWebhook(client.map_err(reason)?))
     }

@@ -12,7 +12,7 @@ use crate::ids::{JobId, PolicyId, RecordId, UnixMillis};
 use crate::job::{Job, JobState};
 
 /// Where a message goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Channel {
     /// A POST of JSON.
@@ -37,7 +37,7 @@ pub enum Channel {
 }
 
 /// Whom to tell of which states.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyRule {
     /// Of these.
@@ -47,7 +47,7 @@ pub struct NotifyRule {
 }
 
 /// What a message is about: the fields of the templates.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Notice {
     /// The job.
     pub job: JobId,

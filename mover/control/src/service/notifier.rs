@@ -123,6 +123,8 @@ fn pause(attempts: u32) -> Duration {
 
 async fn settle(database: &Database, message: &Claimed, result: Result<()>, now: UnixMillis) -> Result<()> {
     let error = result.err().map(|error| error.to_string());
+    let outcome = if error.is_none() { "accepted" } else { "failed" };
+    metrics::counter!("mover_notifications_total", "outcome" => outcome).increment(1);
     let is_over = error.is_none() || message.attempt >= ATTEMPTS_MAX;
     if let Some(error) = &error {
         tracing::warn!(job = %message.notice.job, attempt = message.attempt, error, "a message was not delivered");

@@ -16,6 +16,7 @@ use crate::database::Database;
 use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::Outcome;
+use crate::lease::handover::hand_over;
 use crate::lease::lapse::{Watch, sweep_queue};
 use crate::lease::report::{Ending, Held, finish};
 use crate::lease::take::{BATCH_MAX, Lease, Offer, take};
@@ -164,7 +165,8 @@ impl Queue {
             let now = context.clock.now();
             let changed = sweep_queue(&context.database, now).await?;
             let lapsed = watch.lock().await.sweep(&context.database, context.clock.monotonic(), now).await?;
-            if changed + lapsed > 0 {
+            let handed = hand_over(&context.database, &context.away, now).await?;
+            if changed + lapsed + handed > 0 {
                 own.do_send(Wake);
             }
             Ok(())

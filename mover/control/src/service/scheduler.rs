@@ -14,6 +14,7 @@ use crate::database::Transaction;
 use crate::error::Result;
 use crate::ids::{JobId, PolicyId, UnixMillis};
 use crate::job::{Job, JobKind, JobOrder, NewJob, Origin, admission};
+use crate::lease::handover;
 use crate::placement::away::AwayTable;
 use crate::policy::runs::Run;
 use crate::policy::store::{StoredPolicy, find};
@@ -119,6 +120,7 @@ async fn run_policy(
         return admission::skip(tx, &new, &why, now).await.map(Some);
     }
     if let Some(open) = open_run(tx, id).await? {
+        handover::count_skip(tx, id, &open, now).await?;
         let why = format!("the run before, job {open}, has not ended");
         return admission::skip(tx, &new, &why, now).await.map(Some);
     }

@@ -30,8 +30,11 @@ fn after<A, F>(
     F: Future<Output = Result<()>> + 'static,
 {
     context.run_later(pause, move |actor, context| {
+        let began = std::time::Instant::now();
         let work = tick(actor).into_actor(actor).map(move |result, _, context| {
+            metrics::histogram!("mover_actor_tick_seconds", "actor" => name).record(began.elapsed());
             if let Err(error) = result {
+                metrics::counter!("mover_actor_ticks_failed_total", "actor" => name).increment(1);
                 tracing::warn!(
                     actor = name,
                     error = &error as &dyn std::error::Error,
