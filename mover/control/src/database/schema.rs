@@ -16,8 +16,8 @@ const STEPS: [&[&str]; 1] = [&[
     "CREATE TABLE jobs (
         id TEXT PRIMARY KEY, kind TEXT NOT NULL, workload TEXT NOT NULL, origin TEXT NOT NULL, policy TEXT,
         set_name TEXT NOT NULL, source TEXT NOT NULL, repository TEXT NOT NULL, pool TEXT NOT NULL, lane TEXT NOT NULL,
-        lane_of_others TEXT,
-        priority BIGINT NOT NULL, share TEXT NOT NULL, rank BIGINT NOT NULL,
+        lane_of_others TEXT, preferred TEXT,
+        priority BIGINT NOT NULL, share TEXT NOT NULL, weight BIGINT NOT NULL, rank BIGINT NOT NULL,
         state TEXT NOT NULL, phase BIGINT NOT NULL, waits_on TEXT,
         created_at BIGINT NOT NULL, not_before BIGINT NOT NULL, expires_at BIGINT, started_at BIGINT, ended_at BIGINT,
         attempt BIGINT NOT NULL, fence BIGINT NOT NULL, agent TEXT, beats BIGINT NOT NULL, granted BIGINT NOT NULL,

@@ -137,13 +137,13 @@ pub(crate) async fn admit_new(
             tx.execute("UPDATE policies SET skips = $1 WHERE id = $2", arguments![skips, policy]).await?;
         }
     }
-    store_new(tx, job, new.weight, now).await
+    store_new(tx, job, now).await
 }
 
 /// Stores a job that is not there yet, with its rank if it is queued.
-pub(crate) async fn store_new(tx: &mut Transaction, mut job: Job, weight: u32, now: UnixMillis) -> Result<Job> {
+pub(crate) async fn store_new(tx: &mut Transaction, mut job: Job, now: UnixMillis) -> Result<Job> {
     if job.state == JobState::Queued {
-        job.rank = ranks::assign(tx, &job.pool, job.priority, &job.share, weight).await?;
+        job.rank = ranks::assign(tx, &job.pool, job.priority, &job.share, job.weight).await?;
     }
     store::insert(tx, &job, now).await?;
     Ok(job)
@@ -154,7 +154,7 @@ pub(crate) async fn skip(tx: &mut Transaction, new: &NewJob, why: &str, now: Uni
     let standing = standing_of(tx, new, now).await?;
     let mut job = fresh(new, &standing, now);
     end(&mut job, JobState::Skipped, why, now);
-    store_new(tx, job, new.weight, now).await
+    store_new(tx, job, now).await
 }
 
 fn end(job: &mut Job, state: JobState, why: &str, now: UnixMillis) {
@@ -180,8 +180,13 @@ fn fresh(new: &NewJob, standing: &Standing, now: UnixMillis) -> Job {
         pool: standing.pool.clone(),
         lane: standing.lane.clone(),
         lane_of_others: standing.others.clone(),
+        preferred: match &new.place {
+            Place::Pool { preferred, .. } => preferred.clone(),
+            Place::Host { .. } => None,
+        },
         priority: new.priority,
         share: new.share.clone().unwrap_or(share),
+        weight: i64::from(new.weight),
         rank: 0,
         state: JobState::Queued,
         waits_on: (not_before > now).then(|| waiting::TIME.to_owned()),

@@ -162,10 +162,14 @@ pub struct Job {
     pub lane: String,
     /// Who else may do it once its own agent has lost it.
     pub lane_of_others: Option<String>,
+    /// The agent whose work it was meant to be, also after others may do it.
+    pub preferred: Option<AgentId>,
     /// Higher goes first.
     pub priority: i64,
     /// Its share.
     pub share: String,
+    /// Weight of that share.
+    pub weight: i64,
     /// Its place among jobs of equal priority.
     pub rank: i64,
     /// Where it stands.

@@ -49,6 +49,8 @@ pub fn again(job: &Job, id: JobId, who: &str) -> Result<NewJob> {
         return Err(ControlError::Conflict(format!("job {} is {}: it has not ended", job.id, job.state)));
     }
     let limit = |limit: Option<i64>| limit.and_then(|limit| u32::try_from(limit).ok());
+    // Others may have taken it over: the next run is its preferred agent's again, if that is there.
+    let shared = job.lane_of_others.as_ref().unwrap_or(&job.lane);
     Ok(NewJob {
         id,
         kind: job.kind,
@@ -58,10 +60,10 @@ pub fn again(job: &Job, id: JobId, who: &str) -> Result<NewJob> {
         set: job.set.clone(),
         source: job.source.clone(),
         repository: job.repository.clone(),
-        place: lane::place(&job.lane, &job.pool),
+        place: lane::place(shared, &job.pool, job.preferred.clone()),
         priority: job.priority,
         share: Some(job.share.clone()),
-        weight: 1,
+        weight: limit(Some(job.weight)).unwrap_or(1),
         not_before: None,
         expires_at: None,
         source_limit: limit(job.source_limit),

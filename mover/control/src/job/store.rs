@@ -24,8 +24,10 @@ fn from_record(row: &Record) -> Result<Job> {
         pool: row.text("pool")?,
         lane: row.text("lane")?,
         lane_of_others: row.maybe_text("lane_of_others")?,
+        preferred: row.maybe_text("preferred")?.map(AgentId::from),
         priority: row.number("priority")?,
         share: row.text("share")?,
+        weight: row.number("weight")?,
         rank: row.number("rank")?,
         state: row.word("state")?,
         waits_on: row.maybe_text("waits_on")?,
@@ -161,9 +163,9 @@ pub(super) async fn insert(tx: &mut Transaction, job: &Job, now: UnixMillis) -> 
             "INSERT INTO jobs (id, kind, workload, origin, policy, set_name, source, repository, pool, lane, priority,
                 share, rank, state, phase, waits_on, created_at, not_before, expires_at, ended_at, attempt, fence, beats,
                 granted, source_limit, repository_limit, requested_by, message, job_order, progress,
-                lane_of_others)
+                lane_of_others, preferred, weight)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, 0, 0,
-                0, $21, $22, $23, $24, $25, $26, $27)
+                0, $21, $22, $23, $24, $25, $26, $27, $28, $29)
              ON CONFLICT (id) DO NOTHING",
             arguments![
                 &job.id,
@@ -193,6 +195,8 @@ pub(super) async fn insert(tx: &mut Transaction, job: &Job, now: UnixMillis) -> 
                 json(&job.order),
                 json(&job.progress),
                 job.lane_of_others.clone(),
+                job.preferred.as_ref().map(AgentId::as_str),
+                job.weight,
             ],
         )
         .await?;

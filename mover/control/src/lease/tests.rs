@@ -379,6 +379,34 @@ fn host_files_wait_for_their_host_and_sources_for_who_reaches_them() {
     });
 }
 
+/// Its preferred agent died and another one did the job; the retry was then anybody's, at the weight of everybody.
+#[test]
+fn retry_is_of_the_same_preferred_agent_and_weight_also_after_others_did_it() {
+    each_database(async |database| {
+        let a = agent(&database, "a", &["filer"], NOON).await;
+        let b = agent(&database, "b", &["filer"], NOON).await;
+        let place =
+            Place::Pool { pool: "main".to_owned(), reach: Some("filer".to_owned()), preferred: Some(a.clone()) };
+        let new = NewJob { place, weight: 7, share: Some("team".to_owned()), ..backup("share", NOON) };
+        let same = |again: &NewJob| {
+            assert_eq!((&again.place, again.weight, &again.share), (&new.place, new.weight, &new.share));
+        };
+        submit(&database, new.clone(), NOON).await;
+        let first = take_one(&database, &a, NOON).await;
+        assert_eq!(lapse_all(&database, NOON).await, 1);
+        let second = take_one(&database, &b, NOON).await;
+        assert_eq!(second.job.id, first.job.id, "the others have it");
+        let done = finish(&database, &b, &held(&second), &Ending::Completed, outcome("p"), NOON).await.expect("finish");
+        let again = requests::again(&done.job, "again".to_owned().into(), "me").expect("it has ended");
+        same(&again);
+        let retried = submit(&database, again, NOON).await;
+        assert!(take(&database, &[offer(&b, 1)], NOON).await.expect("take").is_empty(), "that of its own agent");
+        // In the queue of its own agent, and ended there.
+        let cancelled = requests::cancel(&database, &retried.id, "me", NOON).await.expect("cancel");
+        same(&requests::again(&cancelled, "third".to_owned().into(), "me").expect("it has ended"));
+    });
+}
+
 #[test]
 fn draining_and_revoked_agents_get_nothing_and_revoked_ones_deliver_nothing() {
     each_database(async |database| {
