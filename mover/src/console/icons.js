@@ -34,13 +34,14 @@ export function icon(name) {
 const WIDTH = 96;
 const HEIGHT = 22;
 
-/** A small line of the last values, from 0 to the largest; what it says stands beside it in words. */
+/** A small line of the last values, from 0 to the largest; what it says stands beside it in words. One value is no line. */
 export function sparkline(values) {
+  if (values.length < 2) return null;
   const most = Math.max(1, ...values);
-  const step = WIDTH / Math.max(1, values.length - 1);
+  const step = WIDTH / (values.length - 1);
   const point = (value, index) => `${(index * step).toFixed(1)},${(HEIGHT - 2 - (value / most) * (HEIGHT - 4)).toFixed(1)}`;
   const line = values.map(point).join(" ");
-  const area = values.length > 1 ? s("polygon", { points: `0,${HEIGHT} ${line} ${WIDTH},${HEIGHT}` }) : null;
+  const area = s("polygon", { points: `0,${HEIGHT} ${line} ${WIDTH},${HEIGHT}` });
   return s("svg", { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, "aria-hidden": "true", focusable: "false" },
     area, s("polyline", { points: line }));
 }

@@ -67,7 +67,7 @@ export function ask(title, content, action, act, { danger = false } = {}) {
 
 /** Something that is shown once, with a button to copy it. */
 export function secret(label, id, text) {
-  const area = h("textarea", { id, readonly: true, rows: text.length > 60 ? 4 : 2, spellcheck: "false", value: text });
+  const area = h("textarea", { id, readonly: true, rows: 1 + Math.ceil(text.length / 45), spellcheck: "false", value: text });
   const copy = async () => {
     area.select();
     try {

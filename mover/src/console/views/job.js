@@ -119,7 +119,7 @@ function historyPanel(events, agents) {
   const columns = [
     { label: "When", cell: (event) => time(event.at) },
     { label: "State", cell: (event) => badge(event.state) },
-    { label: "What", kind: "wide", cell: (event) => [words(event.kind), event.message ? `: ${event.message}` : ""] },
+    { label: "What", kind: "wide", cell: (event) => (event.kind === "state" ? event.message : [words(event.kind), event.message ? `: ${event.message}` : ""]) },
     { label: "Agent", cell: (event) => (event.agent ? (agents.get(event.agent) ?? event.agent) : null) },
   ];
   return panel("History", table("History of the job, oldest first", columns, events, h("p", {}, "Nothing happened yet.")));
