@@ -216,6 +216,35 @@ const scenarios = {
     return wrong;
   },
 
+  /** Where no stream of events comes through, the console looks every few seconds and says so; and listens when it can. */
+  async polling(browser) {
+    const { page, wrong } = await open(browser, {}, [/\/api\/v1\/events/]);
+    let refused = 0;
+    let looks = 0;
+    page.on("request", (request) => { if (request.url().endsWith("/api/v1/overview")) looks += 1; });
+    await page.route("**/api/v1/events", (route) => {
+      refused += 1;
+      return route.abort("connectionreset");
+    });
+    await logIn(page);
+    await page.locator("#link.warn").getByText("every 5 s").waitFor();
+    assert.ok(refused >= 1);
+    await visit(page, "jobs", "Jobs");
+    const before = looks;
+    const made = await page.context().request.post(`${given.url}/api/v1/jobs`, { data: given.order, headers: { authorization: `Bearer ${given.tokens.admin}` } });
+    assert.equal(made.status(), 201, await made.text());
+    await page.getByRole("link", { name: given.order.set, exact: true }).waitFor();
+    assert.ok(looks > before, "the job was seen by a look");
+    await shot(page, "polling");
+    await page.unroute("**/api/v1/events");
+    await page.locator("#link.good").getByText("live").waitFor();
+    // Refused for good, a browser does not come again by itself: the console looks until it may listen.
+    await page.route("**/api/v1/events", (route) => route.fulfill({ status: 429, contentType: "application/problem+json", body: "{}" }));
+    await page.reload();
+    await page.locator("#link.warn").getByText("every 5 s").waitFor();
+    return wrong;
+  },
+
   /** A policy by the form: refusals at their fields, then saved, run, switched off. */
   async policy(browser) {
     const { page, wrong } = await open(browser, {}, [/422 .*\/api\/v1\/policies/]);
@@ -271,7 +300,7 @@ const scenarios = {
     await visit(page, "agents", "Agents");
     await page.getByRole("button", { name: "Enrol an agent" }).click();
     await page.getByRole("button", { name: "Make a token" }).click();
-    assert.match(await page.getByLabel("Command").inputValue(), /^mover agent .*--token /);
+    assert.match(await page.getByLabel("Command").inputValue(), /^mover agent enrol --server https:\S+ --ca-fingerprint \S+ --token mve_\S+$/);
     await shot(page, "enrol");
     return wrong;
   },

@@ -126,6 +126,8 @@ pub struct HelloAnswer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PollRequest {
+    /// What asks is of this version. The stored one is as old as its last hello: either side may have been upgraded since.
+    pub version: String,
     /// Jobs that it takes now.
     pub free: u32,
     /// Repositories whose index it has in memory.

@@ -195,7 +195,8 @@ impl Agent {
         let running = u32::try_from(self.jobs.borrow().len()).unwrap_or(u32::MAX);
         let free = self.slots.get().saturating_sub(running);
         let resident = self.warm.borrow().iter().cloned().collect();
-        let request = PollRequest { free, resident, wait_seconds: POLL.as_secs() };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let request = PollRequest { version, free, resident, wait_seconds: POLL.as_secs() };
         tokio::select! {
             answer = self.asked(path::POLL, &request, POLL + TIMEOUT) => answer.map(Some),
             () = self.changed.notified() => Ok(None),

@@ -48,6 +48,9 @@ pub struct ServeArgs {
     /// Serve people in plain text, for a proxy on this machine that speaks TLS; needs --agent-listen
     #[arg(long)]
     pub plain_http: bool,
+    /// Connections that one address may hold; more are refused
+    #[arg(long, value_name = "N", default_value_t = serve::CONNECTIONS_PER_ADDRESS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_per_address: u32,
     /// Make another admin token and show it, as the first start does
     #[arg(long)]
     pub new_admin_token: bool,
@@ -64,6 +67,7 @@ pub fn run(session: &Session, args: &ServeArgs) -> Result<Exit> {
         away: args.away.clone(),
         mail: args.mail.clone().zip(args.mail_from.clone()),
         plain_http: args.plain_http,
+        connections_per_address: args.connections_per_address,
         new_admin_token: args.new_admin_token,
     };
     let (stop, stopped) = watch::channel(false);
@@ -88,6 +92,7 @@ fn tell(session: &Session, started: &Started) -> Result<()> {
     if !output.json {
         output.line(&format!("serving at {}", started.url))?;
         output.line(&format!("certificate of the authority: {}", started.authority_file.display()))?;
+        output.line(&format!("its fingerprint, for agents: {}", started.authority_sha256))?;
         if let (Some(token), Some(join)) = (&started.admin_token, &started.join) {
             output.line(&format!("admin token, shown this once: {token}"))?;
             output.line(&format!("an agent joins within the hour with: {join}"))?;

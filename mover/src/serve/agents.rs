@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::http::StatusCode;
+use mover_control::access::Role;
 use mover_control::agents::{self, Agent, HEARTBEAT, enrolment, store};
 use mover_control::browse;
 use mover_control::database::Database;
@@ -62,6 +63,14 @@ fn refuse_version(agent: &str, id: &mover_control::ids::AgentId) -> Result<(), P
 
 async fn enrol(call: Call) -> Answer {
     let asked: EnrolRequest = call.body()?;
+    let name = asked.name.clone();
+    match join(call, asked).await {
+        Ok(reply) => Ok(reply.by(name, Role::Agent)),
+        Err(problem) => Err(problem.by(name, Role::Agent)),
+    }
+}
+
+async fn join(call: Call, asked: EnrolRequest) -> Answer {
     refuse_version(&asked.description.version, &asked.agent)?;
     let is_id = asked.agent.as_str().len() <= 64
         && !asked.agent.as_str().is_empty()
@@ -154,7 +163,7 @@ async fn give_back(database: &Database, leases: Vec<Lease>, now: UnixMillis) {
 async fn poll(call: Call) -> Answer {
     let asked: PollRequest = call.body()?;
     let agent = call.agent();
-    refuse_version(&agent.description.version, &agent.id)?;
+    refuse_version(&asked.version, &agent.id)?;
     if asked.resident.len() > BEATS_MAX {
         return Err(Problem::malformed(format!("at most {BEATS_MAX} repositories are resident")));
     }

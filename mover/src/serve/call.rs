@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::Bytes;
+use mover_control::access::Role;
 use mover_control::access::tokens::Token;
 use mover_control::agents::Agent;
 use mover_control::database::Database;
@@ -38,6 +39,15 @@ impl Caller {
             Caller::Anybody => "anybody",
             Caller::Holder(token) => &token.name,
             Caller::Agent(agent) => &agent.name,
+        }
+    }
+
+    /// In which role; nobody has the least.
+    pub fn role(&self) -> Role {
+        match self {
+            Caller::Anybody => Role::Viewer,
+            Caller::Holder(token) => token.role,
+            Caller::Agent(_) => Role::Agent,
         }
     }
 }
@@ -175,11 +185,13 @@ pub struct Reply {
     pub headers: Vec<(&'static str, String)>,
     /// What was changed, for the audit log, where the path does not say it.
     pub object: Option<String>,
+    /// Who did it, as what, for the audit log, where they prove it by this request.
+    pub by: Option<(String, Role)>,
 }
 
 impl Reply {
     fn new(status: StatusCode, content: Content) -> Reply {
-        Reply { status, content, headers: Vec::new(), object: None }
+        Reply { status, content, headers: Vec::new(), object: None, by: None }
     }
 
     /// A value as JSON.
@@ -200,6 +212,12 @@ impl Reply {
     /// Something that was made elsewhere.
     pub fn made(response: HttpResponse) -> Reply {
         Reply::new(response.status(), Content::Made(response))
+    }
+
+    /// Done by whom the audit log is to name.
+    pub fn by(mut self, who: impl Into<String>, role: Role) -> Reply {
+        self.by = Some((who.into(), role));
+        self
     }
 
     /// With one more header.

@@ -60,8 +60,8 @@ async fn answer(
 ) -> Result<Reply, Problem> {
     let who = identify(app, endpoint, request).await?;
     if let Err(problem) = permit(endpoint, &who, request) {
-        note(app, endpoint, &who, request.match_info().iter().next().map_or("", |(_, value)| value), &problem.detail)
-            .await?;
+        let object = request.match_info().iter().next().map_or("", |(_, value)| value);
+        note(app, endpoint, (who.name(), who.role()), object, &problem.detail).await?;
         return Err(problem);
     }
     let body = read(endpoint, request, payload).await?;
@@ -253,28 +253,24 @@ async fn run(endpoint: &Endpoint, call: Call) -> Result<Reply, Problem> {
     let (app, who) = (Arc::clone(&call.app), call.who.clone());
     let place = call.places.first().cloned().unwrap_or_default();
     let result = endpoint.run(call).await;
-    let (object, outcome) = match &result {
-        Ok(reply) => (reply.object.clone().unwrap_or(place), "done"),
-        Err(problem) => (place, problem.detail.as_str()),
+    let (object, outcome, by) = match &result {
+        Ok(reply) => (reply.object.clone().unwrap_or(place), "done", &reply.by),
+        Err(problem) => (place, problem.detail.as_str(), &problem.by),
     };
-    note(&app, endpoint, &who, &object, outcome).await?;
+    let by = by.as_ref().map_or((who.name(), who.role()), |(name, role)| (name, *role));
+    note(&app, endpoint, by, &object, outcome).await?;
     result
 }
 
-async fn note(app: &App, endpoint: &Endpoint, who: &Caller, object: &str, outcome: &str) -> Result<(), Problem> {
+async fn note(app: &App, endpoint: &Endpoint, by: (&str, Role), object: &str, outcome: &str) -> Result<(), Problem> {
     let Some(action) = endpoint.action else { return Ok(()) };
     let now = app.clock.now();
-    let role = match who {
-        Caller::Holder(token) => token.role,
-        Caller::Agent(_) => Role::Agent,
-        Caller::Anybody => Role::Viewer,
-    };
     let bounded = |text: &str| text.replace('\0', "").chars().take(1024).collect::<String>();
     let act = AuditRecord {
         id: RecordId::new(now),
         at: now,
-        who: who.name().to_owned(),
-        role,
+        who: bounded(by.0),
+        role: by.1,
         action: action.to_owned(),
         object: bounded(object),
         outcome: bounded(outcome),
@@ -311,5 +307,5 @@ fn repeat(endpoint: &Endpoint, answer: Answer) -> Result<Reply, Problem> {
     }
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let content = if answer.body.is_empty() { Content::Empty } else { Content::Json(answer.body) };
-    Ok(Reply { status, content, headers: vec![("idempotency-replayed", "true".to_owned())], object: None })
+    Ok(Reply { status, content, headers: vec![("idempotency-replayed", "true".to_owned())], object: None, by: None })
 }

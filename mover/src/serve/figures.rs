@@ -52,6 +52,7 @@ pub fn start() -> PrometheusHandle {
 
 fn describe() {
     describe_counter!("mover_http_requests_total", "Requests by status");
+    describe_counter!("mover_http_connections_refused_total", "Connections beyond the bound of their address");
     describe_counter!("mover_bytes_total", "Bytes of jobs that ended, by class");
     describe_counter!("mover_jobs_finished_total", "Jobs that ended or went back to the queue, by kind and state");
     describe_counter!("mover_job_retries_total", "Attempts beyond the first of jobs that ended");
@@ -69,6 +70,7 @@ fn describe() {
     describe_gauge!("mover_agents_enrolled", "Agents that are not revoked, by pool");
     describe_gauge!("mover_bytes_per_second", "What the running jobs read together");
     // What has not happened yet is 0, not absent: the first failure is an increase.
+    counter!("mover_http_connections_refused_total").increment(0);
     counter!("mover_job_retries_total").increment(0);
     counter!("mover_job_exceptions_total").increment(0);
     for outcome in ["accepted", "failed"] {

@@ -11,7 +11,8 @@
 //! | `endpoint`, `dispatch`, `call`, `problem` | a route as data, what happens to each request, its answer |
 //! | `api/`, `agents` | the handlers of people and of agents |
 //! | `authority`, `tls` | who signs; who is at the other end |
-//! | `app`, `server`, `console`, `openapi`, `figures`, `limit` | what handlers share, listeners, page, document, metrics, rates |
+//! | `app`, `server`, `console`, `openapi`, `figures` | what handlers share, listeners, page, document, metrics |
+//! | `limit`, `connections` | how often who may ask, how many connections an address has |
 //!
 //! Two servers on one PostgreSQL share everything, each runs all actors, and whichever is asked answers. A server keeps
 //! nothing: it may be killed at any moment.
@@ -21,6 +22,7 @@ mod api;
 mod app;
 mod authority;
 mod call;
+mod connections;
 mod console;
 mod dispatch;
 mod endpoint;
@@ -51,6 +53,8 @@ use crate::cli::error::{CliError, Result};
 use api::Enrolment;
 use app::{App, Listeners, STREAMS_MAX};
 use authority::{Authority, LIFE, RENEWED_BEFORE};
+pub use connections::BUILT_IN as CONNECTIONS_PER_ADDRESS;
+use connections::Connections;
 use tls::{Judge, ServerCertificate};
 
 /// How long the enrolment token of the first start counts.
@@ -77,6 +81,8 @@ pub struct Settings {
     pub mail: Option<(String, String)>,
     /// People come through a proxy on this machine, in plain text.
     pub plain_http: bool,
+    /// Connections that one address may hold.
+    pub connections_per_address: u32,
     /// Make another admin token.
     pub new_admin_token: bool,
 }
@@ -163,8 +169,9 @@ async fn serve(
     });
     let tls = tls::config(&app.authority, Arc::clone(&certificate))?;
     let judge = Judge::new(&app.authority)?;
+    let connections = Connections::new(settings.connections_per_address);
     let started = started(&app, &settings, &names, authority_file).await?;
-    let server = server::start(Arc::clone(&app), people, agents, tls, judge)?;
+    let server = server::start(Arc::clone(&app), people, agents, tls, judge, connections)?;
     let handle = server.handle();
     let mut served = actix_web::rt::spawn(server);
     actix_web::rt::spawn(app::follow_questions(database.clone(), Arc::clone(&app.clock), questions));

@@ -6,6 +6,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use mover_control::ControlError;
+use mover_control::access::Role;
 use mover_control::protocol::problem;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,10 @@ pub struct Problem {
     #[serde(skip)]
     #[schema(ignore)]
     pub retry_after_seconds: Option<u32>,
+    /// For the audit log: who tried, as what, where nobody has proven who they are.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub by: Option<(String, Role)>,
 }
 
 impl Problem {
@@ -39,12 +44,19 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             retry_after_seconds: None,
+            by: None,
         }
     }
 
     /// The same, with a time after which it may be asked again.
     pub fn retry_after(mut self, seconds: u32) -> Problem {
         self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// The same, tried by whom the audit log is to name.
+    pub fn by(mut self, who: impl Into<String>, role: Role) -> Problem {
+        self.by = Some((who.into(), role));
         self
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
-use actix_web::dev::Server;
+use actix_web::dev::{Extensions, Server};
 use actix_web::http::StatusCode;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, ServiceConfig};
@@ -15,6 +15,7 @@ use rustls::ServerConfig;
 
 use super::app::App;
 use super::call::{Call, Reply};
+use super::connections::Connections;
 use super::endpoint::{Access, Endpoint, get};
 use super::problem::Problem;
 use super::tls::Judge;
@@ -23,7 +24,7 @@ use crate::cli::error::{CliError, Result};
 
 /// Threads that answer requests: they wait for the database, most of the time.
 const WORKERS: usize = 2;
-/// Connections at once, of both listeners on one thread: ten thousand agents poll, the rest is people.
+/// Connections at once on one thread, of both listeners: ten thousand agents poll, the rest is people.
 const CONNECTIONS: usize = 12_000;
 /// TLS handshakes at once on one thread.
 const HANDSHAKES: usize = 256;
@@ -52,6 +53,7 @@ pub fn start(
     agents: Option<TcpListener>,
     tls: ServerConfig,
     judge: Judge,
+    connections: Connections,
 ) -> Result<Server> {
     let is_plain = app.listeners.is_plain;
     let shared = Arc::clone(&app);
@@ -62,8 +64,12 @@ pub fn start(
     .on_connect(move |connection, data| {
         let plain = connection.downcast_ref::<TcpStream>();
         let sealed = connection.downcast_ref::<TlsStream<TcpStream>>().map(|stream| stream.get_ref().0);
-        if let Some(local) = plain.or(sealed).and_then(|stream| stream.local_addr().ok()) {
-            data.insert(LocalAddress(local));
+        if let Some(stream) = plain.or(sealed) {
+            note(stream, data);
+            // Plain text is for a proxy, which has one address for all.
+            if sealed.is_some() {
+                count(&connections, stream, data);
+            }
         }
         judge.note(connection, data);
     })
@@ -83,6 +89,20 @@ pub fn start(
         server = server.listen_rustls_0_23(agents, tls).map_err(failed)?;
     }
     Ok(server.run())
+}
+
+fn note(stream: &TcpStream, data: &mut Extensions) {
+    if let Ok(local) = stream.local_addr() {
+        data.insert(LocalAddress(local));
+    }
+}
+
+/// The place stays with the connection; without one, the connection ends.
+fn count(connections: &Connections, stream: &TcpStream, data: &mut Extensions) {
+    match stream.peer_addr().ok().and_then(|peer| connections.take(peer.ip())) {
+        Some(place) => _ = data.insert(place),
+        None => _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Both),
+    }
 }
 
 /// All routes of a server, those of the OpenAPI document among them.

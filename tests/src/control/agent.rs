@@ -29,6 +29,11 @@ pub fn description(version: &str) -> Value {
     json!({ "version": version, "cores": 4, "memory_bytes": 8u64 << 30, "tags": [], "reaches": [], "instance": "one" })
 }
 
+/// An agent of this version asks for so many jobs and waits so long.
+pub fn poll_request(free: u32, wait_seconds: u64) -> Value {
+    json!({ "version": VERSION, "free": free, "wait_seconds": wait_seconds })
+}
+
 /// A request for a certificate, PEM.
 pub fn certificate_request(key: &KeyPair) -> String {
     let request = CertificateParams::default().serialize_request(key).expect("a request");
@@ -85,8 +90,7 @@ impl TestAgent {
     /// Asks for work and waits so long: the leases.
     #[track_caller]
     pub fn poll(&self, wait_seconds: u64) -> Vec<Value> {
-        let asked = json!({ "free": 4, "resident": [], "wait_seconds": wait_seconds });
-        let answer = self.client.post("/agent/v1/poll", &asked).expect(200);
+        let answer = self.client.post("/agent/v1/poll", &poll_request(4, wait_seconds)).expect(200);
         answer.body["leases"].as_array().expect("leases").clone()
     }
 

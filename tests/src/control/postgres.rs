@@ -1,8 +1,14 @@
 //! A PostgreSQL server that a test starts, stops and starts again; on a socket of its own, as an unprivileged user.
+//!
+//! With `MOVER_TEST_CONTROL_ON=postgres` every `mover serve` of a test process has a database of its own on one such
+//! server, instead of the embedded one. A shell that holds the other end of a pipe stops a server when this process is
+//! gone, however it ends.
 
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
 
 /// Who runs it when this is root, who may not.
 const NOBODY: u32 = 65_534;
@@ -11,6 +17,8 @@ const NOBODY: u32 = 65_534;
 pub struct Postgres {
     binaries: PathBuf,
     place: PathBuf,
+    /// Its pipe stays open as long as this process lives.
+    guard: Option<Child>,
 }
 
 fn binaries() -> Option<PathBuf> {
@@ -41,12 +49,44 @@ impl Postgres {
         if crate::skip::is_root() {
             std::os::unix::fs::chown(&place, Some(NOBODY), Some(NOBODY)).expect("chown");
         }
-        let server = Postgres { binaries, place };
+        let mut server = Postgres { binaries, place, guard: None };
         let mut initialize = unprivileged(&server.binaries.join("initdb"));
         initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--pgdata"]);
         assert!(initialize.arg(server.data()).status().expect("initdb").success(), "initdb failed");
         server.resume();
+        server.guard = Some(server.guarded());
         server
+    }
+
+    fn guarded(&self) -> Child {
+        let stop = format!(
+            "cat >/dev/null; {}/pg_ctl stop --mode immediate --pgdata {}; rm -rf {}",
+            self.binaries.display(),
+            self.data().display(),
+            self.place.display()
+        );
+        let mut guard = unprivileged(Path::new("/bin/sh"));
+        // A group of its own: a Ctrl-C at the terminal ends this process, then the guard does its work.
+        guard.args(["-c", &stop]).process_group(0).stdin(Stdio::piped()).spawn().expect("a guard")
+    }
+
+    /// The database of the server whose data directory this is, or `None` where servers have the embedded one.
+    pub fn for_server(data: &Path) -> Option<String> {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        static NAMES: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+        if std::env::var("MOVER_TEST_CONTROL_ON").ok()? != "postgres" {
+            return None;
+        }
+        let shared = SHARED.get_or_init(Postgres::start);
+        let mut names = NAMES.lock().expect("no test panics in here");
+        let fresh = format!("server_{}", names.len());
+        let name = names.entry(data.to_owned()).or_insert_with(|| {
+            let mut create = unprivileged(&shared.binaries.join("createdb"));
+            create.args(["--username=postgres", "--host"]).arg(&shared.place).arg(&fresh);
+            assert!(create.status().expect("createdb").success(), "createdb failed");
+            fresh
+        });
+        Some(shared.url().replace("/postgres?", &format!("/{name}?")))
     }
 
     fn data(&self) -> PathBuf {
@@ -62,7 +102,7 @@ impl Postgres {
     /// Starts it again.
     pub fn resume(&self) {
         let options = format!(
-            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c max_connections=100",
+            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c max_connections=300",
             self.place.display()
         );
         assert!(self.control(&["start", "--wait", "--options", &options]), "PostgreSQL did not start");
@@ -81,6 +121,10 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            let _ = guard.kill();
+            let _ = guard.wait();
+        }
         let _ = self.control(&["stop", "--mode", "immediate"]);
         let _ = std::fs::remove_dir_all(&self.place);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Client, TestAgent};
+use super::{Client, Postgres, TestAgent};
 use crate::{Mover, mover};
 
 /// How long a signal may take to end it.
@@ -56,6 +56,9 @@ impl Serve {
         }
         arguments.extend(more);
         let mut command = Mover::command(&arguments);
+        if let Some(url) = Postgres::for_server(data).filter(|_| !more.contains(&"--database")) {
+            command.env("MOVER_DATABASE", url);
+        }
         command.env("RUST_LOG", "info");
         command
     }

@@ -1,6 +1,6 @@
 //! Who may do what: tokens, roles, sessions of the console, the audit log.
 
-use mover_tests::control::agent::{backup, policy};
+use mover_tests::control::agent::{VERSION, backup, policy};
 use mover_tests::control::{Client, Serve};
 use serde_json::{Value, json};
 
@@ -107,6 +107,39 @@ fn secrets_are_shown_once_and_a_revoked_token_ends_with_its_sessions() {
         let bytes = std::fs::read(&path).expect("a file");
         let holds = bytes.windows(64).any(|window| window == &secret.as_bytes()[4..68]);
         assert!(!holds, "{} holds the secret of a token", path.display());
+    }
+}
+
+/// The audit log named whoever failed to log in or to join "anybody".
+#[test]
+fn audit_log_names_who_failed_to_log_in_or_join_and_keeps_no_secret() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(&scratch.path().join("data"), &[]);
+    let (admin, nobody) = (serve.admin(), serve.client(""));
+    let made = admin.post("/api/v1/tokens", &json!({ "name": "eve", "role": "viewer" })).expect(201);
+    admin.post(&format!("/api/v1/tokens/{}/revoke", made.field("id")), &json!({})).expect(204);
+    let unknown = format!("mvr_{}", "0123456789abcdef".repeat(4));
+    for secret in [&made.field("secret"), &unknown, "correct horse"] {
+        let refused = nobody.post("/api/v1/session", &json!({ "token": secret }));
+        refused.expect_problem(401, "unauthenticated");
+    }
+    nobody.post("/api/v1/session", &json!({ "token": serve.admin_token })).expect(201);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let joined = mover_tests::control::TestAgent::enrol(&serve, "mve_wrong", "id-1", "proxy-9", &key, VERSION);
+    joined.expect_problem(403, "forbidden");
+    let log = admin.get("/api/v1/audit?limit=1000").expect(200);
+    let acts = log.body["items"].as_array().expect("acts").clone();
+    let mut told: Vec<_> = acts
+        .iter()
+        .filter(|act| act["action"] == "session.open" || act["action"] == "agent.enrol")
+        .map(|act| (act["who"].as_str().expect("who"), act["outcome"] == "done"))
+        .collect();
+    told.reverse();
+    let expected =
+        [("eve", false), ("mvr_01234567…", false), ("what is no token", false), ("admin", true), ("proxy-9", false)];
+    assert_eq!(told, expected);
+    for secret in [&made.field("secret"), &unknown, "correct horse", &serve.admin_token] {
+        assert!(!log.text.contains(&secret[secret.len() / 2..]), "a secret is in the audit log");
     }
 }
 

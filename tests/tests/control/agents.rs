@@ -1,6 +1,6 @@
 //! Agents: joining, the life of a job, and every certificate that does not count.
 
-use mover_tests::control::agent::{VERSION, backup, certificate_request, description, enrolment, new_id};
+use mover_tests::control::agent::{VERSION, backup, certificate_request, description, enrolment, new_id, poll_request};
 use mover_tests::control::{Client, Serve, TestAgent};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
@@ -64,7 +64,7 @@ fn answers_that_were_lost_do_no_harm_to_an_agent_that_joins_or_renews() {
     for answer in [first, second] {
         let identity = [answer.field("certificate"), key.serialize_pem()].concat();
         let client = Client::new(&serve.agents_url(), &authority, Some(identity.as_bytes()), "");
-        client.post("/agent/v1/poll", &json!({ "free": 0, "wait_seconds": 0 })).expect(200);
+        client.post("/agent/v1/poll", &poll_request(0, 0)).expect(200);
         let renewal = json!({ "certificate_request": certificate_request(&key) });
         let renewed = client.post("/agent/v1/renew", &renewal).expect(200);
         let identity = [renewed.field("certificate"), key.serialize_pem()].concat();
@@ -87,6 +87,12 @@ fn agent_of_another_version_is_refused_in_words() {
     let agent = serve.agent("two");
     let hello = agent.client.post("/agent/v1/hello", &json!({ "description": description("9.0.0") }));
     hello.expect_problem(403, "agent-refused");
+    // One that was upgraded and did not say hello, or did not care what came of it.
+    for version in ["9.0.0", ""] {
+        let asked = json!({ "version": version, "free": 1, "wait_seconds": 0 });
+        agent.client.post("/agent/v1/poll", &asked).expect_problem(403, "agent-refused");
+    }
+    assert!(agent.poll(0).is_empty(), "the one that is there goes on");
 }
 
 #[test]
@@ -117,7 +123,7 @@ fn certificates_that_do_not_count_are_told_apart() {
     let authority = std::fs::read(serve.authority_file()).expect("the authority");
     let ask = |identity: Option<&[u8]>| {
         let client = Client::new(&serve.agents_url(), &authority, identity, "");
-        client.post("/agent/v1/poll", &json!({ "free": 0, "wait_seconds": 0 }))
+        client.post("/agent/v1/poll", &poll_request(0, 0))
     };
     ask(None).expect_problem(401, "certificate-missing");
     let foreign = Foreign::new();

@@ -1,7 +1,7 @@
 //! Questions about repositories: asked by a person, replied to by an agent that serves the repository.
 
 use mover_tests::control::Serve;
-use mover_tests::control::agent::backup;
+use mover_tests::control::agent::{backup, poll_request};
 use serde_json::{Value, json};
 
 const BROWSE: &str = "/api/v1/repository/browse?repository=/srv/backup&point=latest&path=/etc&limit=5";
@@ -41,7 +41,7 @@ fn directory_is_listed_by_an_agent_that_serves_the_repository() {
 
 fn next_question(agent: &mover_tests::control::TestAgent) -> Value {
     for _ in 0..10 {
-        let answer = agent.client.post("/agent/v1/poll", &json!({ "free": 0, "wait_seconds": 20 })).expect(200);
+        let answer = agent.client.post("/agent/v1/poll", &poll_request(0, 20)).expect(200);
         if let Some(question) = answer.body["questions"].as_array().and_then(|questions| questions.first()) {
             return question.clone();
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use mover_tests::control::agent::backup;
+use mover_tests::control::agent::{backup, poll_request};
 use mover_tests::control::{Serve, TestAgent};
 use mover_tests::skip;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ impl Answering {
         let thread = std::thread::spawn(move || {
             while !stopping.load(Ordering::Relaxed) {
                 agent.client.post("/agent/v1/beat", &json!({ "jobs": [[held, progress]] })).expect(200);
-                let asked = json!({ "free": 0, "wait_seconds": POLL_SECONDS });
+                let asked = poll_request(0, POLL_SECONDS);
                 let answer = agent.client.post("/agent/v1/poll", &asked).expect(200);
                 for question in answer.body["questions"].as_array().into_iter().flatten() {
                     let reply = json!({ "id": question["id"], "reply": { "Ok": entries(question) } });
@@ -216,6 +216,11 @@ fn s059_restore_form_browses_marks_a_full_scan_and_submits_a_job() {
 #[test]
 fn console_shows_what_others_do_without_a_reload() {
     play_on("live", true);
+}
+
+#[test]
+fn console_that_gets_no_events_looks_every_few_seconds_until_it_does() {
+    play_on("polling", true);
 }
 
 #[test]

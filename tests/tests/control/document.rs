@@ -45,7 +45,11 @@ fn fuzzer_that_reads_the_document_finds_nothing() {
         .arg("run")
         .arg(document)
         .args(["--header", &format!("Authorization: Bearer {}", serve.admin_token)])
-        .args(["--max-examples", "15", "--phases", "examples,coverage,fuzzing", "--seed", "6", "--workers", "2"])
+        .args(["--max-examples", "15", "--phases", "examples,coverage,fuzzing", "--seed", "6"])
+        // One thread: with more, the parser of Python 3.11 itself fails now and then.
+        .args(["--workers", "1"])
+        // Below what one token may ask, so that no answer is only "too many requests".
+        .args(["--rate-limit", "95/s"])
         // What a policy means, not only its form, decides whether it is taken: a schema cannot say that.
         .args(["--exclude-checks", "positive_data_acceptance"])
         .args(["--exclude-path", "/api/v1/events", "--exclude-path-regex", "/session$|/repository/"])

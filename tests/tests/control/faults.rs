@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use mover_tests::control::agent::backup;
+use mover_tests::control::agent::{backup, poll_request};
 use mover_tests::control::{Postgres, Serve};
 use mover_tests::{needs, skip_test};
 use serde_json::json;
@@ -121,7 +121,7 @@ fn two_servers_on_one_postgres_share_the_work_and_one_may_go() {
     }
     let mut seen = std::collections::BTreeSet::new();
     let mut leases = agent.poll(20);
-    let asked = json!({ "free": 4, "wait_seconds": 20 });
+    let asked = poll_request(4, 20);
     while seen.len() < 4 {
         for lease in leases.drain(..) {
             assert!(seen.insert(lease["job"]["id"].to_string()), "leased twice: {lease}");

@@ -14,7 +14,9 @@ fn malformed_requests_get_a_problem_that_says_what_is_wrong() {
     let scratch = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(&scratch.path().join("data"), &[]);
     let admin = serve.admin();
-    let wrong: [(&str, &str, &[(&str, &str)], &[u8], u16, &str); 12] = [
+    // Longer than the document allows: it was taken, and found nothing.
+    let long_cursor = format!("/api/v1/agents?cursor={}", "0".repeat(65));
+    let wrong: [(&str, &str, &[(&str, &str)], &[u8], u16, &str); 13] = [
         ("POST", "/api/v1/jobs", &JSON, b"{", 400, "malformed"),
         ("POST", "/api/v1/jobs", &JSON, b"[]", 400, "malformed"),
         ("POST", "/api/v1/jobs", &JSON, b"\xff\xfe", 400, "malformed"),
@@ -26,6 +28,7 @@ fn malformed_requests_get_a_problem_that_says_what_is_wrong() {
         ("GET", "/api/v1/jobs?limit=0", &[], b"", 400, "malformed"),
         ("GET", "/api/v1/jobs?limit=1001", &[], b"", 400, "malformed"),
         ("GET", "/api/v1/jobs?nonsense=1", &[], b"", 400, "malformed"),
+        ("GET", &long_cursor, &[], b"", 400, "malformed"),
         ("PATCH", "/api/v1/jobs", &[], b"", 405, "method-not-allowed"),
     ];
     for (method, path, headers, body, status, name) in wrong {
@@ -89,6 +92,30 @@ fn slow_clients_are_cut_off_and_keep_nobody_waiting() {
         assert!(!is_timeout, "a slow client was not cut off");
         let text = String::from_utf8_lossy(&answer);
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{text}");
+    }
+}
+
+/// One address took all places of a server and left none to others.
+#[test]
+fn connections_of_one_address_are_bounded_and_counted() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(&scratch.path().join("data"), &["--connections-per-address", "4"]);
+    // Each client keeps its connection after the answer.
+    let admin = serve.admin();
+    admin.get("/api/v1/jobs").expect(200);
+    let mut others: Vec<_> = (0..3).map(|_| serve.client("")).collect();
+    for client in &others {
+        client.get("/healthz").expect(200);
+    }
+    let late = serve.client("");
+    assert!(late.try_send("GET", "/healthz", &[], Vec::new()).is_err(), "one too many");
+    let figures = admin.get("/metrics").expect(200).text;
+    let refused = figures.lines().find_map(|line| line.strip_prefix("mover_http_connections_refused_total "));
+    assert!(refused.and_then(|count| count.parse::<u32>().ok()) >= Some(1), "{figures}");
+    others.pop();
+    crate::site::until("a place is free again", || late.try_send("GET", "/healthz", &[], Vec::new()).is_ok());
+    for client in others.iter().chain([&admin]) {
+        client.get("/healthz").expect(200);
     }
 }
 

@@ -1,10 +1,13 @@
 //! How a server begins and ends, and what it refuses to begin with.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
-use mover_tests::control::Serve;
-use mover_tests::control::serve::refused;
-use mover_tests::exit;
+use mover_tests::control::agent::poll_request;
+use mover_tests::control::serve::{free_port, refused};
+use mover_tests::control::{Client, Serve};
+use mover_tests::{Mover, exit, mover};
 use serde_json::json;
 
 #[test]
@@ -14,7 +17,7 @@ fn first_start_makes_everything_for_its_owner_alone_and_shows_secrets_once() {
     let serve = Serve::start(&data, &[]);
     assert!(serve.admin_token.starts_with("mvr_"));
     let join = serve.started["join"].as_str().expect("how to join").to_owned();
-    for part in ["mover agent --server https://", "--token mve_", "--authority "] {
+    for part in ["mover agent enrol --server https://", " --token mve_", " --ca-fingerprint "] {
         assert!(join.contains(part), "{part} is not in {join}");
     }
     let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
@@ -28,14 +31,58 @@ fn first_start_makes_everything_for_its_owner_alone_and_shows_secrets_once() {
     anew.admin().get("/api/v1/tokens").expect(200);
 }
 
+/// Ends a server that was started without `--json`.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The first line of `output` that has `before` in it, from there on.
+fn line_after(output: &mut impl BufRead, before: &str) -> String {
+    let lines = output.lines().map_while(Result::ok);
+    let found = lines.filter_map(|line| Some(line.split_once(before)?.1.trim().to_owned())).next();
+    found.unwrap_or_else(|| panic!("no line with {before:?}"))
+}
+
+/// An old release printed a line that no command accepted: whoever copied it could not join.
+#[test]
+fn printed_line_is_the_command_that_joins_at_the_start_by_the_client_and_by_the_api() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let data = scratch.path().join("data");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut serve = Mover::command(&["serve", "--data", data.to_str().expect("a path"), "--listen", &listen]);
+    let mut serve = Killed(serve.stdout(Stdio::piped()).spawn().expect("start the server"));
+    let mut output = BufReader::new(serve.0.stdout.take().expect("its output"));
+    let token = line_after(&mut output, "admin token, shown this once: ");
+    let at_start = line_after(&mut output, "an agent joins within the hour with: ");
+    let (url, authority) = (format!("https://{listen}"), data.join("authority.pem"));
+    let mut asked = Mover::command(&["agent", "enrol-token"]);
+    let token_file = scratch.path().join("token");
+    std::fs::write(&token_file, &token).expect("write the token");
+    asked.env("MOVER_SERVER", &url).env("MOVER_TOKEN_FILE", &token_file).env("MOVER_CA", &authority);
+    let by_client = mover::finish(asked, None).expect(exit::DONE).stderr;
+    let by_client = line_after(&mut by_client.as_bytes(), "the host joins with: ");
+    let admin = Client::new(&url, &std::fs::read(authority).expect("the authority"), None, &token);
+    let by_api = admin.post("/api/v1/enrolments", &json!({})).expect(201).field("command");
+    for (number, line) in [at_start, by_client, by_api].iter().enumerate() {
+        let mut shell = Mover::shell(&format!("{line} --name host-{number}"));
+        shell.env("HOME", scratch.path()).env("STATE_DIRECTORY", scratch.path().join(format!("agent-{number}")));
+        mover::finish(shell, None).expect(exit::DONE);
+    }
+    let agents = admin.get("/api/v1/agents").expect(200);
+    assert_eq!(agents.body["items"].as_array().map(Vec::len), Some(3));
+}
+
 #[test]
 fn stop_ends_polls_and_streams_that_wait() {
     let scratch = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(&scratch.path().join("data"), &[]);
     let agent = serve.agent("one");
-    let waiting = std::thread::spawn(move || {
-        agent.client.post("/agent/v1/poll", &json!({ "free": 1, "wait_seconds": 60 })).status
-    });
+    let waiting = std::thread::spawn(move || agent.client.post("/agent/v1/poll", &poll_request(1, 60)).status);
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert_eq!(serve.stop(), 0);
     assert_eq!(waiting.join().expect("an answer"), 200);

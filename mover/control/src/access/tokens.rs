@@ -130,6 +130,19 @@ pub async fn authenticate(database: &Database, secret: &str, now: UnixMillis) ->
     Ok(token)
 }
 
+/// What the audit log calls a token that was refused: whose it was, or the begin that it has in public.
+///
+/// # Errors
+/// The database fails.
+pub async fn known_as(database: &Database, secret: &str) -> Result<String> {
+    let sql = "SELECT name FROM tokens WHERE hash = $1";
+    let row = database.read(async |tx| tx.optional(sql, arguments![secret::hash(secret)]).await).await?;
+    match row {
+        Some(row) => row.text("name"),
+        None => Ok(secret::public(secret)),
+    }
+}
+
 /// Ends a token and the sessions that were opened with it.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use mover_control::ids::AgentId;
 use mover_control::job::store as jobs;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, PageQuery};
+use super::{Answer, Cursor, PageQuery};
 use crate::serve::call::{Call, Page, Reply, page_limit};
 
 /// Life of an enrolment token when nobody says otherwise.
@@ -90,7 +90,7 @@ async fn seen(call: &Call, agents: Vec<Agent>) -> Result<Vec<SeenAgent>, mover_c
 pub async fn list(call: Call) -> Answer {
     let asked: PageQuery = call.query()?;
     let limit = page_limit(asked.limit)?;
-    let cursor = asked.cursor.map(AgentId::from);
+    let cursor = asked.cursor.map(Cursor::id::<AgentId>);
     let agents = store::list(call.database(), cursor.as_ref(), limit + 1).await?;
     let page = Page::of(agents, limit, |agent| agent.id.to_string());
     Ok(Reply::json(&Page { items: seen(&call, page.items).await?, next: page.next }))

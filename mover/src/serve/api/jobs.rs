@@ -7,7 +7,7 @@ use mover_control::job::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, PageQuery};
+use super::{Answer, Cursor, PageQuery};
 use crate::serve::call::{Call, Page, Reply, page_limit};
 use crate::serve::problem::Problem;
 
@@ -24,8 +24,8 @@ pub struct JobQuery {
     /// Of this agent.
     agent: Option<String>,
     /// `next` of the page before.
-    #[param(max_length = 64)]
-    cursor: Option<String>,
+    #[param(value_type = Option<String>, max_length = 64)]
+    cursor: Option<Cursor>,
     /// Entries of a page; 100 if not said.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
@@ -77,7 +77,7 @@ pub async fn list(call: Call) -> Answer {
         policy: asked.policy.map(PolicyId::from),
         set: asked.set,
         agent: asked.agent.map(AgentId::from),
-        before: asked.cursor.map(JobId::from),
+        before: asked.cursor.map(Cursor::id::<JobId>),
     };
     let jobs = store::list(call.database(), &filter, limit + 1).await?;
     Ok(Reply::json(&Page::of(jobs, limit, |job| job.id.to_string())))
@@ -145,7 +145,7 @@ pub async fn events(call: Call) -> Answer {
     let limit = page_limit(asked.limit)?;
     let job = JobId::from(call.place(0));
     store::get(call.database(), &job).await?;
-    let cursor = asked.cursor.map(RecordId::from);
+    let cursor = asked.cursor.map(Cursor::id::<RecordId>);
     let events = history::of_job(call.database(), &job, cursor.as_ref(), limit + 1).await?;
     Ok(Reply::json(&Page::of(events, limit, |event| event.id.to_string())))
 }

@@ -198,13 +198,39 @@ async fn openapi(_: Call) -> Answer {
     Ok(Reply::json(super::openapi::document()))
 }
 
+/// Bytes of a cursor at most.
+const CURSOR_BYTES: usize = 64;
+
+/// Where a page begins: the `next` of the page before.
+#[derive(serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cursor(String);
+
+impl TryFrom<String> for Cursor {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Cursor, String> {
+        if text.len() > CURSOR_BYTES {
+            return Err(format!("a cursor is at most {CURSOR_BYTES} bytes"));
+        }
+        Ok(Cursor(text))
+    }
+}
+
+impl Cursor {
+    /// As the id of a row.
+    pub fn id<I: From<String>>(self) -> I {
+        I::from(self.0)
+    }
+}
+
 /// Which page of a list.
 #[derive(serde::Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// `next` of the page before.
-    #[param(max_length = 64)]
-    cursor: Option<String>,
+    #[param(value_type = Option<String>, max_length = 64)]
+    cursor: Option<Cursor>,
     /// Entries of a page; 100 if not said.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,

@@ -9,7 +9,7 @@ use mover_control::access::{Role, audit as log};
 use mover_control::ids::{RecordId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, PageQuery};
+use super::{Answer, Cursor, PageQuery};
 use crate::serve::call::{Call, Page, Reply, page_limit};
 use crate::serve::dispatch::COOKIE;
 use crate::serve::problem::Problem;
@@ -93,7 +93,7 @@ impl Me {
 pub async fn list(call: Call) -> Answer {
     let asked: PageQuery = call.query()?;
     let limit = page_limit(asked.limit)?;
-    let cursor = asked.cursor.map(RecordId::from);
+    let cursor = asked.cursor.map(Cursor::id::<RecordId>);
     let found = tokens::list(call.database(), cursor.as_ref(), limit + 1).await?;
     Ok(Reply::json(&Page::of(found, limit, |token| token.id.to_string())))
 }
@@ -133,12 +133,15 @@ pub async fn login(call: Call) -> Answer {
     let asked: Login = call.body()?;
     let token = match tokens::authenticate(call.database(), &asked.token, call.now()).await {
         Ok(token) => token,
-        Err(ControlError::Forbidden(why)) => return Err(Problem::unauthenticated(why)),
+        Err(ControlError::Forbidden(why)) => {
+            let tried = tokens::known_as(call.database(), &asked.token).await?;
+            return Err(Problem::unauthenticated(why).by(tried, Role::Viewer));
+        }
         Err(error) => return Err(error.into()),
     };
     let (session, secret) = tokens::open_session(call.database(), &token, SESSION, call.now()).await?;
     let reply = Reply::created(&Me::of(&session), format!("{} of {}", session.id, session.name));
-    Ok(reply.header("set-cookie", cookie(secret.reveal().to_owned(), SESSION)))
+    Ok(reply.by(session.name, session.role).header("set-cookie", cookie(secret.reveal().to_owned(), SESSION)))
 }
 
 /// Closes it.
@@ -155,7 +158,7 @@ pub async fn logout(call: Call) -> Answer {
 pub async fn audit(call: Call) -> Answer {
     let asked: PageQuery = call.query()?;
     let limit = page_limit(asked.limit)?;
-    let cursor = asked.cursor.map(RecordId::from);
+    let cursor = asked.cursor.map(Cursor::id::<RecordId>);
     let acts = log::list(call.database(), cursor.as_ref(), limit + 1).await?;
     Ok(Reply::json(&Page::of(acts, limit, |act| act.id.to_string())))
 }

@@ -11,7 +11,7 @@ use mover_control::job::{JobKind, JobOrder, NewJob, Origin, Place, Workload};
 use mover_control::protocol::{Ask, Question};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, jobs};
+use super::{Answer, Cursor, jobs};
 use crate::serve::call::{Call, Page, Reply, page_limit};
 use crate::serve::problem::Problem;
 
@@ -27,8 +27,8 @@ pub struct PointQuery {
     /// In this repository.
     repository: Option<String>,
     /// `next` of the page before.
-    #[param(max_length = 64)]
-    cursor: Option<String>,
+    #[param(value_type = Option<String>, max_length = 64)]
+    cursor: Option<Cursor>,
     /// Entries of a page; 100 if not said.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
@@ -126,7 +126,8 @@ impl Overwrite {
 pub async fn list(call: Call) -> Answer {
     let asked: PointQuery = call.query()?;
     let limit = page_limit(asked.limit)?;
-    let filter = PointFilter { set: asked.set, repository: asked.repository, before: asked.cursor.map(JobId::from) };
+    let filter =
+        PointFilter { set: asked.set, repository: asked.repository, before: asked.cursor.map(Cursor::id::<JobId>) };
     let found = points::list(call.database(), &filter, limit + 1).await?;
     Ok(Reply::json(&Page::of(found, limit, |point| point.job.to_string())))
 }

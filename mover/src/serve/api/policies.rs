@@ -10,7 +10,7 @@ use mover_control::policy::store::{self, StoredPolicy};
 use mover_control::service::scheduler::job_of;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, jobs};
+use super::{Answer, Cursor, jobs};
 use crate::serve::call::{Call, Page, Reply, page_limit};
 use crate::serve::problem::Problem;
 
@@ -24,8 +24,8 @@ pub struct PolicyQuery {
     /// Only the one of this name.
     name: Option<String>,
     /// `next` of the page before.
-    #[param(max_length = 64)]
-    cursor: Option<String>,
+    #[param(value_type = Option<String>, max_length = 64)]
+    cursor: Option<Cursor>,
     /// Entries of a page; 100 if not said.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
@@ -99,7 +99,7 @@ pub async fn list(call: Call) -> Answer {
         };
         return Ok(Reply::json(&Page { items: found, next: None }));
     }
-    let cursor = asked.cursor.map(PolicyId::from);
+    let cursor = asked.cursor.map(Cursor::id::<PolicyId>);
     let policies = store::list(call.database(), cursor.as_ref(), limit + 1).await?;
     Ok(Reply::json(&Page::of(policies, limit, |policy| policy.id.to_string())))
 }
