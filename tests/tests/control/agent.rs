@@ -5,17 +5,12 @@ use std::time::Duration;
 use mover_tests::random::Random;
 use mover_tests::{Mover, assert_same_tree, exit, mover};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::site::{AgentProcess, Relay, Site, backup_of, restore_to, tree, until};
 
 /// Rounds of the test that kills both; more at night.
 const ROUNDS: u32 = 20;
-
-fn set_path<'v>(value: &'v mut Value, path: &str, to: Value) -> &'v mut Value {
-    *value.pointer_mut(path).unwrap_or_else(|| panic!("no {path}")) = to;
-    value
-}
 
 #[test]
 fn agent_enrols_backs_up_and_restores_and_no_data_passes_the_server_s002_s004_s006() {
@@ -233,7 +228,7 @@ fn commands_run_before_and_after_with_limits_and_what_fails_is_told() {
     let note = format!("echo $MOVER_WHEN $MOVER_STATE >> {}", log.display());
     let command = |arguments: &[&str], limit: u32, required: bool| json!({ "arguments": arguments, "limit_seconds": limit, "required": required });
     let mut order = backup_of(&source, "files");
-    set_path(&mut order, "/order/attempts", json!(1));
+    order["order"]["attempts"] = json!(1);
     order["order"]["before"] = json!([command(&["sh", "-c", &note], 60, true), command(&["sleep", "600"], 1, false)]);
     order["order"]["after"] = json!([command(&["sh", "-c", &note], 60, true)]);
     let done = site.wait(&site.submit(&order), &["completed_with_errors", "completed", "failed"]);
@@ -261,11 +256,7 @@ fn server_and_agents_killed_at_random_moments_lose_no_job_and_commit_none_twice(
     for round in 0..rounds {
         let source = tree(&site.repo, &format!("source-{round}"), 3, 1_000_000);
         let mut order = backup_of(&source, &format!("set-{round}"));
-        set_path(&mut order, "/order", {
-            let mut inner = order["order"].clone();
-            inner["attempts"] = json!(1000);
-            inner
-        });
+        order["order"]["attempts"] = json!(1000);
         jobs.push(site.submit(&order));
         std::thread::sleep(Duration::from_millis(random.below(1500)));
         let victim = random.below(4);
