@@ -64,7 +64,7 @@ fn printed_line_is_the_command_that_joins_at_the_start_by_the_client_and_by_the_
     let token_file = scratch.path().join("token");
     std::fs::write(&token_file, &token).expect("write the token");
     asked.env("MOVER_SERVER", &url).env("MOVER_TOKEN_FILE", &token_file).env("MOVER_CA", &authority);
-    let by_client = mover::finish(asked, None).expect(exit::DONE).stderr;
+    let by_client = mover::finish(asked, None).expect(exit::DONE).text();
     let by_client = line_after(&mut by_client.as_bytes(), "the host joins with: ");
     let admin = Client::new(&url, &std::fs::read(authority).expect("the authority"), None, &token);
     let by_api = admin.post("/api/v1/enrolments", &json!({})).expect(201).field("command");
