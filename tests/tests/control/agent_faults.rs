@@ -2,7 +2,8 @@
 //! between two commands, a cancellation in the middle of one.
 
 use mover_tests::mounts::Mount;
-use mover_tests::{MIB, Mover, exit, needs, skip_test};
+use mover_tests::tree::MIB;
+use mover_tests::{Mover, exit, needs, skip_test};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
