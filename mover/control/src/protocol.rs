@@ -7,13 +7,21 @@
 //! Unknown fields in requests are refused by the server and unknown fields in answers ignored by the agent, so that a
 //! server may be newer than its agents, never older.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::agents::{Agent, Description};
+use crate::agents::{self, Agent, Description};
 use crate::ids::{AgentId, RecordId};
 use crate::job::{JobState, Outcome, Progress};
 use crate::lease::report::{Advice, Ending, Held};
 use crate::lease::take::Lease;
+
+/// How long a poll of an agent waits for work. An agent without jobs sends no heartbeats: it is heard by its polls, and
+/// must not count as away between two of them.
+pub const POLL_WAIT: Duration = Duration::from_secs(20);
+
+const _: () = assert!(2 * POLL_WAIT.as_secs() < agents::CONNECTED.as_secs());
 
 /// Where each request goes.
 pub mod path {
@@ -43,7 +51,11 @@ pub mod problem {
     pub const STALE_FENCE: &str = "stale-fence";
     /// The job has ended.
     pub const ENDED: &str = "ended";
-    /// The certificate was revoked, or the version does not fit.
+    /// There is no such job.
+    pub const NOT_FOUND: &str = "not-found";
+    /// Not as things are: the job is to be stopped, or a poll was followed by another.
+    pub const CONFLICT: &str = "conflict";
+    /// The agent was revoked: it ends, and what it runs ends with it.
     pub const AGENT_REFUSED: &str = "agent-refused";
     /// The request came without a client certificate.
     pub const CERTIFICATE_MISSING: &str = "certificate-missing";
@@ -130,7 +142,8 @@ pub struct PollRequest {
     pub version: String,
     /// Jobs that it takes now.
     pub free: u32,
-    /// Repositories whose index it has in memory.
+    /// Repositories whose index it need not fetch: those that its latest jobs used and that are cached on its disk. A few,
+    /// and a hint only.
     #[serde(default)]
     pub resident: Vec<String>,
     /// How long it waits for some.

@@ -230,10 +230,26 @@ async fn read(endpoint: &Endpoint, request: &HttpRequest, payload: Payload) -> R
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", detail));
     }
     // No database column takes it, and nobody means it.
-    if body.windows(6).any(|window| window == br"\u0000") {
+    if has_nul(&body) {
         return Err(Problem::malformed("a NUL character has no place in a request"));
     }
     Ok(body)
+}
+
+/// Whether a string of this document holds a NUL character. It is looked at closely only where it may: the name of a file
+/// may well be `a\u0000b`, with a backslash, which is `a\\u0000b` in JSON.
+fn has_nul(body: &[u8]) -> bool {
+    fn holds(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::String(text) => text.contains('\0'),
+            serde_json::Value::Array(values) => values.iter().any(holds),
+            serde_json::Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds(value)),
+            _ => false,
+        }
+    }
+    let may_hold = body.windows(6).any(|window| window == br"\u0000");
+    // What is no JSON is refused by whoever reads it.
+    may_hold && serde_json::from_slice(body).is_ok_and(|value| holds(&value))
 }
 
 async fn collect(mut payload: Payload, limit: usize) -> Result<Option<Bytes>, actix_web::error::PayloadError> {
@@ -308,4 +324,22 @@ fn repeat(endpoint: &Endpoint, answer: Answer) -> Result<Reply, Problem> {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let content = if answer.body.is_empty() { Content::Empty } else { Content::Json(answer.body) };
     Ok(Reply { status, content, headers: vec![("idempotency-replayed", "true".to_owned())], object: None, by: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A result with the name of such a file was once refused for ever.
+    #[test]
+    fn nul_characters_are_refused_and_names_that_look_like_one_are_not() {
+        for body in [r#"{"a":"x\u0000"}"#, r#"["\u0000"]"#, r#"{"a\u0000":1}"#, r#"{"a":"\\\u0000"}"#] {
+            assert!(has_nul(body.as_bytes()), "{body}");
+        }
+        let name = serde_json::json!({ "path": "/srv/a\\u0000b" }).to_string();
+        assert!(name.contains(r"\u0000"), "it has the six bytes: {name}");
+        for body in [name.as_str(), "{}", "no JSON \\u0000"] {
+            assert!(!has_nul(body.as_bytes()), "{body}");
+        }
+    }
 }
