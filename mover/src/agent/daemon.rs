@@ -166,7 +166,11 @@ impl Agent {
     async fn hello(&self) -> std::result::Result<(), Refusal> {
         let instance = RecordId::new(jiff::Timestamp::now().into()).to_string();
         let held = spool::undelivered(&self.ground.state).into_iter().map(|result| result.held).collect();
-        let request = HelloRequest { description: self.ground.settings.describe(instance), held };
+        let request = HelloRequest {
+            description: self.ground.settings.describe(instance),
+            boot: Some(self.ground.boot.clone()),
+            held,
+        };
         let answer: HelloAnswer = self.asked(path::HELLO, &request, TIMEOUT).await?;
         self.slots.set(answer.slots.max(1));
         self.heartbeat.set(Duration::from_secs(answer.heartbeat_seconds.max(1)));

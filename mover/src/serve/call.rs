@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::Bytes;
+use mover_control::access::Role;
 use mover_control::access::tokens::Token;
 use mover_control::agents::Agent;
 use mover_control::database::Database;
@@ -39,6 +40,11 @@ impl Caller {
             Caller::Holder(token) => &token.name,
             Caller::Agent(agent) => &agent.name,
         }
+    }
+
+    /// Whether they may see and set what only admins do.
+    pub fn is_admin(&self) -> bool {
+        matches!(self, Caller::Holder(token) if token.role.covers(Role::Admin))
     }
 }
 
