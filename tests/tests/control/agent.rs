@@ -142,7 +142,8 @@ fn agent_killed_its_job_goes_on_elsewhere_from_what_is_durable() {
     let mut first = site.agent("one", "job-cores = 1");
     let source = tree(&site.repo, "source", 30, 8_000_000);
     let job = site.submit(&backup_of(&source, "files"));
-    let stored = || site.repo.objects().iter().filter(|(path, _)| path.starts_with("packs")).map(|(_, size)| size).sum::<u64>();
+    let stored =
+        || site.repo.objects().iter().filter(|(path, _)| path.starts_with("packs")).map(|(_, size)| size).sum::<u64>();
     until("a pack is stored", || stored() > 40_000_000);
     let children = first.children();
     first.kill();
@@ -230,9 +231,7 @@ fn commands_run_before_and_after_with_limits_and_what_fails_is_told() {
     let source = tree(&site.repo, "source", 1, 1000);
     let log = site.repo.scratch().join("hooks");
     let note = format!("echo $MOVER_WHEN $MOVER_STATE >> {}", log.display());
-    let command = |arguments: &[&str], limit: u32, required: bool| {
-        json!({ "arguments": arguments, "limit_seconds": limit, "required": required })
-    };
+    let command = |arguments: &[&str], limit: u32, required: bool| json!({ "arguments": arguments, "limit_seconds": limit, "required": required });
     let mut order = backup_of(&source, "files");
     set_path(&mut order, "/order/attempts", json!(1));
     order["order"]["before"] = json!([command(&["sh", "-c", &note], 60, true), command(&["sleep", "600"], 1, false)]);

@@ -141,7 +141,10 @@ impl Site {
         let run = self.repo.run("points", &["--json"]).expect(exit::DONE);
         let lines = run.text();
         let points = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        points.filter(|line| line["type"] == "point").filter_map(|line| line["id"].as_str().map(str::to_owned)).collect()
+        points
+            .filter(|line| line["type"] == "point")
+            .filter_map(|line| line["id"].as_str().map(str::to_owned))
+            .collect()
     }
 }
 
