@@ -55,8 +55,12 @@ pub mod problem {
     pub const NOT_FOUND: &str = "not-found";
     /// Not as things are: the job is to be stopped, or a poll was followed by another.
     pub const CONFLICT: &str = "conflict";
-    /// The agent was revoked: it ends, and what it runs ends with it.
+    /// The agent may not work, as servers before the two reasons below had it.
     pub const AGENT_REFUSED: &str = "agent-refused";
+    /// The agent was revoked. Enrol it anew under another name, or remove it first.
+    pub const AGENT_REVOKED: &str = "agent-revoked";
+    /// The version of the agent does not fit that of the server.
+    pub const AGENT_VERSION: &str = "agent-version";
     /// The request came without a client certificate.
     pub const CERTIFICATE_MISSING: &str = "certificate-missing";
     /// Our authority signed the certificate, but no agent has its key: it was removed. Enrol anew.
@@ -65,6 +69,8 @@ pub mod problem {
     pub const CERTIFICATE_AUTHORITY: &str = "certificate-authority";
     /// The certificate has ended. Enrol anew.
     pub const CERTIFICATE_EXPIRED: &str = "certificate-expired";
+    /// The certificate does not count yet, by the clock of the server: one of the two clocks is wrong. Say the same again.
+    pub const CERTIFICATE_NOT_YET_VALID: &str = "certificate-not-yet-valid";
     /// The certificate is not one of an agent, or is that of another agent.
     pub const CERTIFICATE_NAME: &str = "certificate-name";
     /// The database is away for a moment: nothing was changed, say the same again after `Retry-After`.
@@ -115,6 +121,10 @@ pub struct EnrolAnswer {
 pub struct HelloRequest {
     /// What it is now.
     pub description: Description,
+    /// Of the kernel that its host runs, as `/proc/sys/kernel/random/boot_id` tells it: another one than before is a
+    /// restart of the host.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// Jobs that it knows and goes on with. When its process is another one than before, all others that it had go
     /// back to the queue at once instead of after the silence of a lease.
     #[serde(default)]
