@@ -26,6 +26,8 @@ pub mod exit {
     pub const NO_REPOSITORY: i32 = 10;
     /// Wrong password or key.
     pub const WRONG_KEY: i32 = 12;
+    /// An agent that was revoked.
+    pub const REVOKED: i32 = 13;
     /// Interrupted, work kept.
     pub const INTERRUPTED: i32 = 130;
 }

@@ -278,6 +278,9 @@ impl Run {
         let reserves = (0..rt.shards()).map(|_| reserve_shard(&budget, &buffers)).collect::<Result<_, _>>()?;
         let points = history.recovery_points();
         let parent = points.into_iter().rev().map(|(_, point)| point).find(|point| point.set == set);
+        if let Some(parent) = &parent {
+            progress.set_earlier(parent.totals.files, parent.totals.bytes);
+        }
         let clock = Box::new(clock::monotonic);
         let ledger = Ledger::new(repository.clone(), index.clone(), claims.clone(), shares.ledger_bytes, clock);
         if writer.is_some() {

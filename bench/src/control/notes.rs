@@ -1,7 +1,8 @@
 //! What the figures mean for a hundred thousand agents: worked out on paper from what was measured, nothing else.
 
 use mover_control::agents::HEARTBEAT;
-use mover_control::service::queue::{WAIT_MAX, WAITERS_MAX};
+use mover_control::protocol::POLL_WAIT;
+use mover_control::service::queue::WAITERS_MAX;
 
 use super::Outcome;
 
@@ -16,11 +17,15 @@ const CONNECTION_KIB: f64 = 64.0;
 pub fn tell(outcomes: &[Outcome]) {
     let heartbeat = HEARTBEAT.as_secs_f64();
     let beats = AGENTS / heartbeat;
-    let polls = AGENTS / WAIT_MAX.as_secs_f64();
+    let polls = AGENTS / POLL_WAIT.as_secs_f64();
     let jobs = AGENTS * JOBS_A_DAY / 86_400.0;
     println!("\nOn paper, for {AGENTS} agents with {JOBS_A_DAY} jobs a day each:");
-    println!("- all idle: each polls again every {} s: {polls:.0} requests a second.", WAIT_MAX.as_secs());
-    println!("- all at work (the worst moment): a heartbeat every {heartbeat} s: {beats:.0} a second.");
+    let wait = POLL_WAIT.as_secs();
+    println!("- all idle: each polls again every {wait} s and sends no heartbeat: {polls:.0} requests a second.");
+    println!(
+        "- all at work (the worst moment): a heartbeat every {heartbeat} s, and a poll every {wait} s while a slot is free: {:.0} requests a second, {beats:.0} of them heartbeats.",
+        beats + polls
+    );
     println!("- jobs: {jobs:.1} a second in the mean; if all begin within one hour, {:.0} a second.", AGENTS / 3600.0);
     println!(
         "- connections: {AGENTS} that wait take about {:.1} GiB ({CONNECTION_KIB} KiB each, an estimate), and as many open files.",
@@ -34,7 +39,7 @@ pub fn tell(outcomes: &[Outcome]) {
         let (burst, beat) = (&outcome.rounds[0], &outcome.rounds[2]);
         let cores = beats * beat.cpu_us_per_beat / 1e6;
         println!(
-            "- {}: {:.0} heartbeats a second were measured against {beats:.0} needed, {cores:.1} cores of server CPU for them (TLS not in it); \
+            "- {}: {:.0} heartbeats a second were measured against {beats:.0} needed, {cores:.1} cores of CPU of server and database for them (TLS not in it); \
              {:.0} leases a second against {:.0} in that hour; {:.1} GiB a year of jobs and events before housekeeping.",
             outcome.database,
             beat.beats_per_second,

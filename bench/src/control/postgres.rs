@@ -43,6 +43,33 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// CPU seconds of all its processes so far.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let file =
+            during("find the processes of PostgreSQL", std::fs::read_to_string(self.data.join("postmaster.pid")))?;
+        let main: u32 = during("find the processes of PostgreSQL", file.lines().next().unwrap_or_default().parse())?;
+        let mut ticks = 0;
+        for entry in during("list the processes", std::fs::read_dir("/proc"))?.flatten() {
+            let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+            // Behind the name, which may hold anything: the parent is the second, times are from the twelfth on.
+            let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+            let number = |place: usize| fields.get(place).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+            if process == main {
+                // With those of its processes that have ended.
+                ticks += (11..15).map(number).sum::<u64>();
+            } else if number(1) == u64::from(main) {
+                ticks += number(11) + number(12);
+            }
+        }
+        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         let mut stop = unprivileged(&self.bin.join("pg_ctl"));

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::task::LocalSet;
 
 use super::pool;
+use super::postgres::Postgres;
 use super::server::{Request, Server};
 use crate::clock::{measure, measure_process};
 use crate::{Result, during};
@@ -39,7 +40,7 @@ pub struct Figures {
     pub lease_p50_ms: f64,
     pub lease_p99_ms: f64,
     pub end_p99_ms: f64,
-    /// Of the server, all that a job costs.
+    /// Of the server and its database, all that a job costs.
     pub cpu_ms_per_job: f64,
     pub beats_per_second: f64,
     pub cpu_us_per_beat: f64,
@@ -76,15 +77,23 @@ struct Log {
 }
 
 /// Plays a round, and checks that every job ran once.
-pub fn run(plan: &Round, server: &Server, agents: &[AgentId], runtime: &tokio::runtime::Runtime) -> Result<Figures> {
+pub fn run(
+    plan: &Round,
+    server: &Server,
+    beside: Option<&Postgres>,
+    agents: &[AgentId],
+    runtime: &tokio::runtime::Runtime,
+) -> Result<Figures> {
+    let beside_seconds = || beside.map_or(Ok(0.0), Postgres::cpu_seconds);
     let jobs = runtime.block_on(pool::submit(server, plan.name, plan.jobs))?;
     let log = Rc::new(Log::default());
+    let beside_before = beside_seconds()?;
     let ((played, own), all) =
         measure_process(|| measure(|| LocalSet::new().block_on(runtime, play(plan, server, agents, &log))));
     played?;
     check(server, runtime, &jobs, &log)?;
-    // Agents are on this thread, everything else of this process is the server.
-    let cpu = all.cpu - own.cpu;
+    // Agents are on this thread, everything else of this process is the server; the database may be beside it.
+    let cpu = all.cpu - own.cpu + beside_seconds()? - beside_before;
     let count = plan.jobs as f64;
     let beats = log.beats.get() as f64;
     Ok(Figures {

@@ -74,7 +74,7 @@ impl Server {
 
 async fn serve(database: Database, mut incoming: mpsc::UnboundedReceiver<Request>) {
     let context = Context::new(database, Arc::new(SystemClock::new()));
-    let service = Service::start(context, Deliveries::new(None).expect("TLS on this machine"));
+    let service = Service::start(context, Deliveries::new(None, true).expect("TLS on this machine"));
     while let Some(request) = incoming.recv().await {
         if matches!(request, Request::Stop) {
             break;

@@ -91,6 +91,8 @@ async fn lanes_of(tx: &mut Transaction, repository: &str) -> Result<BTreeSet<Str
 /// Nobody who serves the repository is connected, too many questions are open, or the database fails.
 pub async fn ask(database: &Database, question: &Question, now: UnixMillis) -> Result<()> {
     check(question)?;
+    // Beside everybody's writes: policies are many, and who serves a repository changes rarely.
+    let lanes = database.read(async |tx| lanes_of(tx, &question.repository).await).await?;
     database
         .decide(async |tx| {
             tx.execute("DELETE FROM questions WHERE expires_at <= $1", arguments![now]).await?;
@@ -100,7 +102,6 @@ pub async fn ask(database: &Database, question: &Question, now: UnixMillis) -> R
                     "too many questions wait for a reply; ask again a little later".to_owned(),
                 ));
             }
-            let lanes = lanes_of(tx, &question.repository).await?;
             let mut is_served = false;
             for lane in &lanes {
                 is_served |= crate::agents::store::is_served(tx, lane, now).await?;

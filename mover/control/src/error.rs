@@ -87,6 +87,8 @@ pub enum ControlError {
     AgentRefused {
         /// The agent.
         agent: AgentId,
+        /// Which of the two.
+        refusal: Refusal,
         /// Why.
         reason: String,
     },
@@ -104,6 +106,15 @@ pub enum ControlError {
         /// Why it did not.
         reason: String,
     },
+}
+
+/// Why an agent may not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// An admin took everything from it.
+    Revoked,
+    /// Its version does not fit.
+    Version,
 }
 
 impl ControlError {

@@ -7,13 +7,21 @@
 //! Unknown fields in requests are refused by the server and unknown fields in answers ignored by the agent, so that a
 //! server may be newer than its agents, never older.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::agents::{Agent, Description};
+use crate::agents::{self, Agent, Description};
 use crate::ids::{AgentId, RecordId};
 use crate::job::{JobState, Outcome, Progress};
 use crate::lease::report::{Advice, Ending, Held};
 use crate::lease::take::Lease;
+
+/// How long a poll of an agent waits for work. An agent without jobs sends no heartbeats: it is heard by its polls, and
+/// must not count as away between two of them.
+pub const POLL_WAIT: Duration = Duration::from_secs(20);
+
+const _: () = assert!(2 * POLL_WAIT.as_secs() < agents::CONNECTED.as_secs());
 
 /// Where each request goes.
 pub mod path {
@@ -43,8 +51,14 @@ pub mod problem {
     pub const STALE_FENCE: &str = "stale-fence";
     /// The job has ended.
     pub const ENDED: &str = "ended";
-    /// The certificate was revoked, or the version does not fit.
-    pub const AGENT_REFUSED: &str = "agent-refused";
+    /// There is no such job.
+    pub const NOT_FOUND: &str = "not-found";
+    /// Not as things are: the job is to be stopped, or a poll was followed by another.
+    pub const CONFLICT: &str = "conflict";
+    /// The agent was revoked. Enrol it anew under another name, or remove it first.
+    pub const AGENT_REVOKED: &str = "agent-revoked";
+    /// The version of the agent does not fit that of the server.
+    pub const AGENT_VERSION: &str = "agent-version";
     /// The request came without a client certificate.
     pub const CERTIFICATE_MISSING: &str = "certificate-missing";
     /// Our authority signed the certificate, but no agent has its key: it was removed. Enrol anew.
@@ -53,6 +67,8 @@ pub mod problem {
     pub const CERTIFICATE_AUTHORITY: &str = "certificate-authority";
     /// The certificate has ended. Enrol anew.
     pub const CERTIFICATE_EXPIRED: &str = "certificate-expired";
+    /// The certificate does not count yet, by the clock of the server: one of the two clocks is wrong. Say the same again.
+    pub const CERTIFICATE_NOT_YET_VALID: &str = "certificate-not-yet-valid";
     /// The certificate is not one of an agent, or is that of another agent.
     pub const CERTIFICATE_NAME: &str = "certificate-name";
     /// The database is away for a moment: nothing was changed, say the same again after `Retry-After`.
@@ -103,6 +119,10 @@ pub struct EnrolAnswer {
 pub struct HelloRequest {
     /// What it is now.
     pub description: Description,
+    /// Of the kernel that its host runs, as `/proc/sys/kernel/random/boot_id` tells it: another one than before is a
+    /// restart of the host.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// Jobs that it knows and goes on with. When its process is another one than before, all others that it had go
     /// back to the queue at once instead of after the silence of a lease.
     #[serde(default)]
@@ -130,7 +150,8 @@ pub struct PollRequest {
     pub version: String,
     /// Jobs that it takes now.
     pub free: u32,
-    /// Repositories whose index it has in memory.
+    /// Repositories whose index it need not fetch: those that its latest jobs used and that are cached on its disk. A few,
+    /// and a hint only.
     #[serde(default)]
     pub resident: Vec<String>,
     /// How long it waits for some.

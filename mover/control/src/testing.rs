@@ -114,7 +114,9 @@ impl OwnPostgres {
         made.expect("chown");
         let server = OwnPostgres { bin, place };
         let mut initialize = unprivileged(&server.bin.join("initdb"));
-        initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--pgdata"]);
+        initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8"]);
+        // A collation as users have it, where text does not order by its bytes.
+        initialize.args(["--locale-provider=icu", "--icu-locale=en-US", "--pgdata"]);
         assert!(initialize.arg(server.data()).status().expect("initdb").success(), "initdb failed");
         server.come();
         // Reads until this process is gone.

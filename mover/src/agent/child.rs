@@ -3,17 +3,21 @@
 //! Memory: some lines of its output, the end of its standard error.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::invocation::Invocation;
 use super::process::Process;
 use super::state::StateDirectory;
 
+/// This program as it is in memory: an upgrade replaces the file below a running agent, and this is still the old one.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 /// After it was asked to stop, a child has so long until it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(90);
 /// Lines that wait to be looked at; a child that says more waits.
@@ -48,7 +52,16 @@ pub struct Running {
     input: Option<ChildStdin>,
     /// What it says; ends with it.
     pub lines: mpsc::Receiver<Value>,
-    config: String,
+    _config: Temporary,
+}
+
+/// A file that goes with this value.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Starts this binary; `name` tells its config file from others.
@@ -58,10 +71,10 @@ pub struct Running {
 pub fn start(state: &StateDirectory, name: &str, call: &Invocation) -> Result<Running, String> {
     let config = format!("tmp/{name}.toml");
     let text = toml::to_string(&call.settings).map_err(|error| format!("the order has no config file: {error}"))?;
+    let config_file = Temporary(state.path().join(&config));
     state.write(&config, text.as_bytes()).map_err(|error| error.to_string())?;
-    let program = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-    let mut command = Command::new(program);
-    command.arg("--config").arg(state.path().join(&config)).args(&call.arguments);
+    let mut command = Command::new(OWN_PROGRAM);
+    command.arg0("mover").arg("--config").arg(&config_file.0).args(&call.arguments);
     isolate(&mut command, state.path());
     command.envs(&call.environment).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = Process::start(command).map_err(|error| format!("cannot start mover: {error}"))?;
@@ -79,7 +92,7 @@ pub fn start(state: &StateDirectory, name: &str, call: &Invocation) -> Result<Ru
     let thread = std::thread::Builder::new().name(format!("lines {name}")).spawn(listen);
     thread.map_err(|error| format!("cannot listen to mover: {error}"))?;
     let input = process.take_input();
-    Ok(Running { process, input, lines, config })
+    Ok(Running { process, input, lines, _config: config_file })
 }
 
 /// No setting of whoever started the agent reaches a job.
@@ -115,23 +128,27 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub async fn wait(self, state: &StateDirectory) -> Ended {
-        let Running { process, input, mut lines, config } = self;
+    pub async fn wait(self) -> Ended {
+        let Running { process, input, mut lines, _config } = self;
         drop(input);
         lines.close();
         let (status, stderr) = process.reap().await;
-        state.remove(&config);
         Ended { code: status.and_then(|status| status.code()), stderr }
     }
 }
 
-/// Waits until something else is wanted than what was seen, and does it to the child; a child that was asked to stop is
-/// killed after a while.
-pub async fn obey(
-    control: &mut watch::Receiver<Control>,
-    seen: &mut Control,
-    deadline: &mut Option<tokio::time::Instant>,
-) {
+/// What [`obey`] came back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Something else is wanted.
+    News,
+    /// It was asked to stop, and has not in time.
+    Overdue,
+}
+
+/// Waits until something else is wanted than what was seen, or until what was asked to stop is overdue. What is wanted
+/// stays wanted: a job that was cancelled and had to be killed was cancelled.
+pub async fn obey(control: &mut watch::Receiver<Control>, seen: &mut Control, deadline: &mut Option<Instant>) -> Told {
     let overdue = async {
         match *deadline {
             Some(at) => tokio::time::sleep_until(at).await,
@@ -144,14 +161,64 @@ pub async fn obey(
             if changed.is_err() {
                 std::future::pending::<()>().await;
             }
-            *seen = control.borrow_and_update().clone();
-            if matches!(seen, Control::Stop(_) | Control::GiveBack) && deadline.is_none() {
-                *deadline = Some(tokio::time::Instant::now() + STOP_GRACE);
-            }
+            see(control, seen, deadline);
+            Told::News
         }
         () = overdue => {
             *deadline = None;
-            *seen = Control::Lost("it did not stop in time".to_owned());
+            Told::Overdue
         }
+    }
+}
+
+/// Takes what is wanted now; from the first wish to stop there is one deadline for all that follows.
+pub fn see(control: &mut watch::Receiver<Control>, seen: &mut Control, deadline: &mut Option<Instant>) {
+    let told = control.borrow_and_update().clone();
+    // A server may have said the same in an answer before.
+    if told != Control::GoOn && !matches!(seen, Control::Lost(_)) {
+        *seen = told;
+    }
+    if matches!(seen, Control::Stop(_) | Control::GiveBack) && deadline.is_none() {
+        *deadline = Some(Instant::now() + STOP_GRACE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was said while nobody listened was forgotten, and the next child of the job ran to its end.
+    #[test]
+    fn stop_that_came_between_two_children_is_seen_and_has_one_deadline() {
+        let (sender, mut control) = watch::channel(Control::GoOn);
+        let (mut seen, mut deadline) = (Control::GoOn, None);
+        see(&mut control, &mut seen, &mut deadline);
+        assert_eq!((&seen, deadline), (&Control::GoOn, None));
+        sender.send_replace(Control::Stop("by me".into()));
+        see(&mut control, &mut seen, &mut deadline);
+        assert_eq!(seen, Control::Stop("by me".into()));
+        let first = deadline.expect("it must stop in time");
+        sender.send_replace(Control::GiveBack);
+        see(&mut control, &mut seen, &mut deadline);
+        assert_eq!((&seen, deadline), (&Control::GiveBack, Some(first)), "one deadline for all");
+        // What a grant said is not unsaid by the silence of heartbeats.
+        sender.send_replace(Control::GoOn);
+        seen = Control::Lost("stale".into());
+        see(&mut control, &mut seen, &mut deadline);
+        assert_eq!(seen, Control::Lost("stale".into()));
+    }
+
+    /// A child that had to be killed after a cancellation once made its job lost instead of cancelled.
+    #[test]
+    fn child_that_is_overdue_leaves_what_was_wanted() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (_sender, mut control) = watch::channel(Control::Stop("by me".into()));
+        let (mut seen, mut deadline) = (Control::GoOn, None);
+        runtime.expect("a runtime").block_on(async {
+            see(&mut control, &mut seen, &mut deadline);
+            deadline = Some(Instant::now());
+            assert_eq!(obey(&mut control, &mut seen, &mut deadline).await, Told::Overdue);
+        });
+        assert_eq!((seen, deadline), (Control::Stop("by me".into()), None));
     }
 }

@@ -18,6 +18,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Beginning of those about its certificate: expired, not yet valid, unknown, of another name or authority, missing.
+const CERTIFICATE: &str = "certificate-";
 /// How long an answer may take that nobody waits for on purpose.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -26,18 +28,27 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Refusal {
     /// Nobody answered, or the server cannot now: the same may be said again.
     Away(String),
-    /// This agent counts no more: revoked, removed, or of another version.
-    Agent(String),
+    /// This agent is not let in as things are: its certificate does not count by the server's clock, or its version does
+    /// not fit. That may pass by itself, so what runs here goes on.
+    Barred(String),
+    /// This agent was revoked.
+    Revoked(String),
     /// The job is somebody else's, or has ended.
     Lost(String),
-    /// The server refuses this request; another try does not help.
+    /// There is no such job.
+    Unknown(String),
+    /// The job is to be stopped, or another poll came after this one.
+    Conflict(String),
+    /// The server refuses this request as it is.
     No(String),
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Refusal::Away(why) | Refusal::Agent(why) | Refusal::Lost(why) | Refusal::No(why)) = self;
-        f.write_str(why)
+        match self {
+            Refusal::Away(why) | Refusal::Barred(why) | Refusal::Revoked(why) | Refusal::Lost(why) => f.write_str(why),
+            Refusal::Unknown(why) | Refusal::Conflict(why) | Refusal::No(why) => f.write_str(why),
+        }
     }
 }
 
@@ -119,23 +130,16 @@ pub async fn post<T: DeserializeOwned>(
 }
 
 fn refusal(said: &Problem) -> Refusal {
-    const AGENT: [&str; 6] = [
-        problem::AGENT_REFUSED,
-        problem::CERTIFICATE_MISSING,
-        problem::CERTIFICATE_UNKNOWN,
-        problem::CERTIFICATE_AUTHORITY,
-        problem::CERTIFICATE_EXPIRED,
-        problem::CERTIFICATE_NAME,
-    ];
-    let (name, why) = (said.name(), said.to_string());
-    if AGENT.contains(&name) {
-        return Refusal::Agent(why);
-    }
-    if name == problem::STALE_FENCE || name == problem::ENDED {
-        return Refusal::Lost(why);
-    }
-    match said.status {
-        408 | 429 | 500.. => Refusal::Away(why),
+    let why = said.to_string();
+    match said.name() {
+        problem::AGENT_REVOKED => Refusal::Revoked(why),
+        // A server whose clock jumped says these of every agent.
+        problem::AGENT_VERSION => Refusal::Barred(why),
+        name if name.starts_with(CERTIFICATE) => Refusal::Barred(why),
+        problem::STALE_FENCE | problem::ENDED => Refusal::Lost(why),
+        problem::NOT_FOUND => Refusal::Unknown(why),
+        problem::CONFLICT => Refusal::Conflict(why),
+        _ if matches!(said.status, 408 | 429 | 500..) => Refusal::Away(why),
         _ => Refusal::No(why),
     }
 }
@@ -171,17 +175,29 @@ mod tests {
 
     #[test]
     fn problems_are_told_apart_by_their_type_and_never_by_words() {
-        assert!(matches!(said("agent-refused", 403), Refusal::Agent(_)));
-        assert!(matches!(said("certificate-expired", 401), Refusal::Agent(_)));
+        assert!(matches!(said("agent-revoked", 403), Refusal::Revoked(_)));
         assert!(matches!(said("stale-fence", 409), Refusal::Lost(_)));
         assert!(matches!(said("ended", 409), Refusal::Lost(_)));
-        assert!(matches!(said("conflict", 409), Refusal::No(_)));
+        assert!(matches!(said("not-found", 404), Refusal::Unknown(_)));
+        assert!(matches!(said("conflict", 409), Refusal::Conflict(_)));
+        for (name, status) in [("malformed", 400), ("too-large", 413), ("forbidden", 403), ("newer-than-this", 418)] {
+            assert!(matches!(said(name, status), Refusal::No(_)), "{name} says nothing of the job");
+        }
         assert!(matches!(said("database-away", 503), Refusal::Away(_)));
         assert!(matches!(said("too-many-requests", 429), Refusal::Away(_)));
         assert!(
             matches!(refusal(&Problem::read(502, b"<html>")), Refusal::Away(_)),
             "a proxy that is no server of ours"
         );
+    }
+
+    /// A server whose clock jumped two years ahead once made all its agents kill what they ran.
+    #[test]
+    fn clock_of_the_server_and_versions_bar_an_agent_and_do_not_end_it() {
+        for name in ["expired", "not-yet-valid", "unknown", "name", "authority", "missing"] {
+            assert!(matches!(said(&format!("certificate-{name}"), 401), Refusal::Barred(_)), "{name}");
+        }
+        assert!(matches!(said("agent-version", 403), Refusal::Barred(_)));
     }
 
     #[test]

@@ -11,12 +11,16 @@ use serde_json::Value;
 use super::child::{Control, Ended};
 use super::invocation::fileset_of;
 
+/// Bytes of the exceptions that are kept, as they are sent: a result is no request that a server refuses for its size.
+const EXCEPTION_BYTES_MAX: usize = 1 << 20;
+
 /// Everything that the children of one job have said.
 #[derive(Default)]
 pub struct Tale {
     /// How far it is.
     pub progress: Progress,
     exceptions: Vec<Exception>,
+    exception_bytes: usize,
     exceptions_total: u64,
     excluded: BTreeMap<String, u64>,
     recovery_point: Option<String>,
@@ -50,10 +54,19 @@ impl Tale {
     pub fn except(&mut self, path: Option<String>, cause: Option<String>) {
         self.exceptions_total += 1;
         self.progress.exceptions = self.exceptions_total;
-        if self.exceptions.len() < EXCEPTIONS_KEPT {
-            let (path, cause) = (path.unwrap_or_default(), cause.unwrap_or_default());
-            self.exceptions.push(Exception { path, cause });
+        let clean = |text: Option<String>| without_nul(text.unwrap_or_default());
+        let exception = Exception { path: clean(path), cause: clean(cause) };
+        let bytes = serde_json::to_vec(&exception).map_or(0, |document| document.len());
+        let has_room = self.exception_bytes + bytes <= EXCEPTION_BYTES_MAX;
+        if has_room && self.exceptions.len() < EXCEPTIONS_KEPT {
+            self.exception_bytes += bytes;
+            self.exceptions.push(exception);
         }
+    }
+
+    /// Whether a recovery point was published.
+    pub fn has_point(&self) -> bool {
+        self.recovery_point.is_some()
     }
 
     /// Says why, unless something has been said.
@@ -77,7 +90,13 @@ impl Tale {
                 progress.bytes.stored = number(line, "bytes_stored");
             }
         }
-        progress.bytes_estimated = progress.bytes_estimated.max(number(line, "bytes_expected"));
+        if kind == JobKind::Backup && text(line, "step").as_deref() == Some("verify") {
+            // What proves a backup has sizes of its own.
+            return;
+        }
+        let better = |known: u64, name: &str| Some(number(line, name)).filter(|count| *count > 0).unwrap_or(known);
+        progress.files_estimated = better(progress.files_estimated, "files_expected");
+        progress.bytes_estimated = better(progress.bytes_estimated, "bytes_expected");
         if kind == JobKind::Backup && number(line, "fileset") > 0 {
             progress.fileset = progress.fileset.max(fileset_of(order, number(line, "fileset")));
         }
@@ -134,13 +153,18 @@ impl Tale {
             // A job that did not complete made none, whatever it says.
             recovery_point: self.recovery_point.filter(|_| is_done),
             full: self.was_full,
-            message: self.message.map(|message| message.chars().take(4096).collect()),
+            message: self.message.map(|message| without_nul(message).chars().take(4096).collect()),
             exceptions: self.exceptions,
             exceptions_total: self.exceptions_total,
             excluded: self.excluded,
             progress: self.progress,
         }
     }
+}
+
+/// What a program says may hold one; no database column takes it.
+fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 /// What the end of a child means for its job: nothing is left to do, or how the job ends; `None` if it is lost.
@@ -206,7 +230,9 @@ mod tests {
         let order = JobOrder::default();
         let mut tale = Tale::default();
         let mut hear = |line: Value| tale.hear(JobKind::Backup, &order, &line);
-        hear(json!({"type": "progress", "step": "backup", "files": 2, "bytes": 10, "bytes_expected": 40}));
+        hear(json!({"type": "progress", "step": "backup", "files": 2, "bytes": 10, "files_expected": 9,
+            "bytes_expected": 40}));
+        hear(json!({"type": "progress", "step": "backup", "files": 2, "bytes": 10, "bytes_expected": null}));
         hear(json!({"type": "problem", "path": "/a", "cause": "denied"}));
         hear(json!({"type": "summary", "point": "p1", "parent": null, "files": 7, "bytes": 100, "bytes_read": 30,
             "bytes_new": 20, "bytes_stored": 9, "problems": 1, "files_torn": 2, "excluded_by_rule": {"*.tmp": 4},
@@ -217,7 +243,35 @@ mod tests {
         assert_eq!(outcome.excluded["*.tmp"], 4);
         let bytes = outcome.progress.bytes;
         assert_eq!((bytes.read, bytes.unchanged, bytes.new, bytes.stored), (30, 70, 20, 9));
-        assert_eq!((outcome.progress.bytes_estimated, outcome.progress.bottleneck.as_deref()), (40, Some("source")));
+        let progress = &outcome.progress;
+        assert_eq!(
+            (progress.files_estimated, progress.bytes_estimated),
+            (9, 40),
+            "what is unknown leaves what was known"
+        );
+        assert_eq!(progress.bottleneck.as_deref(), Some("source"));
+    }
+
+    /// A result with a million long names was once too large for the server, which refused it for ever.
+    #[test]
+    fn exceptions_are_all_counted_and_kept_within_bytes_and_without_nul() {
+        let mut tale = Tale::default();
+        for _ in 0..EXCEPTIONS_KEPT {
+            tale.except(Some("\u{1}".repeat(4096)), Some("denied".into()));
+        }
+        tale.explain("a\0b");
+        let outcome = tale.outcome(&Ending::Completed);
+        assert_eq!(outcome.exceptions_total, EXCEPTIONS_KEPT as u64);
+        let bytes = serde_json::to_vec(&outcome).expect("JSON").len();
+        assert!(bytes > EXCEPTION_BYTES_MAX / 2 && bytes < EXCEPTION_BYTES_MAX + (64 << 10), "{bytes}");
+        assert_eq!(outcome.message.as_deref(), Some("a\u{fffd}b"));
+    }
+
+    #[test]
+    fn child_that_had_to_be_killed_after_a_stop_ends_as_what_was_wanted() {
+        let stop = Control::Stop("cancelled by me".into());
+        assert_eq!(judge(&ended(None), &stop, &mut Tale::default()), Err(Some(Ending::Cancelled)));
+        assert_eq!(judge(&ended(None), &Control::GiveBack, &mut Tale::default()), Err(Some(Ending::GivenBack)));
     }
 
     #[test]

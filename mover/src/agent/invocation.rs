@@ -252,6 +252,7 @@ mod tests {
         assert_eq!(upload(None), "5MiB/s");
         assert_eq!(upload(Some("1MiB/s")), "1MiB/s");
         assert_eq!(upload(Some("unlimited")), "unlimited", "told otherwise");
+        assert!(upload(Some("zone UTC, 1MiB/s")).contains("zone UTC"), "in the zone that the order names");
         assert!(host.call("main", Some("fast")).expect_err("no limit").contains("fast"));
     }
 

@@ -13,14 +13,20 @@
 //! | --- | --- |
 //! | the server is away | it goes on; before it publishes it waits for the server; results are spooled and delivered later |
 //! | the agent is told to stop (SIGTERM) | it stops cleanly and is given back; a second signal ends everything at once |
-//! | the agent is killed | its child dies; another agent of the pool, or this one, goes on from what is durable |
+//! | the server does not let the agent in: a certificate, a clock, a version | as if it were away, and no new work is asked for |
+//! | the agent is killed | its child dies; another agent of the pool, or this one, goes on from what is durable; commands after the job are made up for at its next start |
+//! | its state directory is full | no new work; what has ended is kept in memory and delivered |
 //! | the host restarts | the same, or it is aborted if its policy says so (S-010) |
 //! | the lease is lost, the agent revoked | the child is killed, and publishes nothing |
+//!
+//! Orders run no program that `commands` of `agent.toml` does not allow. A child is started from `/proc/self/exe`: an upgrade
+//! of the file below a running agent changes nothing until it is started anew.
 //!
 //! Runs on one thread, the main one: the death signal of a child goes by the thread that started it. Must never: open a
 //! repository itself, move data, send a secret of a repository anywhere, publish without a grant.
 
 pub mod args;
+mod caches;
 mod child;
 mod commands;
 mod connection;

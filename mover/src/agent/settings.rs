@@ -3,6 +3,7 @@
 //! Secrets of repositories are here and nowhere else: the control plane knows names.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct AgentSettings {
     pub limit_upload: Option<String>,
     /// The same for what it receives.
     pub limit_download: Option<String>,
+    /// Programs that orders may run here before and after a job, and directories of such programs; none if nobody says.
+    pub commands: Vec<PathBuf>,
     /// How long a finished backup waits for the permission to publish while the control plane is away.
     pub grant_patience: Option<Period>,
     /// How long a job of this host asks a store that does not answer.
@@ -80,6 +83,13 @@ pub fn load(path: Option<&Path>) -> Result<AgentSettings> {
             "config/agent.toml has all keys",
         )
     })?;
+    for place in settings.commands.iter().filter(|place| !place.is_absolute()) {
+        let message = format!("{}: commands: '{}' is no absolute path", file.display(), place.display());
+        return Err(CliError::usage(message, "such as '/etc/mover/hooks', a directory, or one program"));
+    }
+    if settings.is_exposed(file) {
+        tracing::warn!("{} has credentials in it, and others may read it: chmod 600", file.display());
+    }
     for limit in [&settings.limit_upload, &settings.limit_download].into_iter().flatten() {
         limit.parse::<Calendar>().map_err(|error| {
             CliError::usage(format!("{}: limit '{limit}': {error}", file.display()), "such as 'mon-fri = 20MiB/s'")
@@ -89,6 +99,13 @@ pub fn load(path: Option<&Path>) -> Result<AgentSettings> {
 }
 
 impl AgentSettings {
+    /// Whether others than the owner may read credentials that are in this file.
+    fn is_exposed(&self, file: &Path) -> bool {
+        let has_secrets = self.repository.values().any(|repository| !repository.environment.is_empty());
+        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.permissions().mode());
+        has_secrets && mode & 0o044 != 0
+    }
+
     /// What this agent says of itself; `instance` is another one at each start.
     pub fn describe(&self, instance: String) -> Description {
         Description {
@@ -139,6 +156,25 @@ mod tests {
         assert!(error.message.contains("reach"), "{error}");
         std::fs::write(&file, "limit-upload = 'fast'").expect("write");
         assert!(load(Some(&file)).expect_err("a wrong limit").message.contains("fast"));
+    }
+
+    #[test]
+    fn credentials_that_others_may_read_are_noticed_and_programs_are_absolute() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("agent.toml");
+        let with = |text: &str, mode: u32| {
+            std::fs::write(&file, text).expect("write");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("a mode");
+            load(Some(&file))
+        };
+        let secret = "[repository.a]\nurl = 's3://b'\nenvironment = { AWS_SECRET_ACCESS_KEY = 'x' }";
+        for (text, mode, exposed) in
+            [(secret, 0o600, false), (secret, 0o640, true), (secret, 0o604, true), ("", 0o644, false)]
+        {
+            assert_eq!(with(text, mode).expect("settings").is_exposed(&file), exposed, "{mode:o} {text}");
+        }
+        let wrong = with("commands = ['hooks']", 0o600).expect_err("relative");
+        assert!(wrong.message.contains("hooks"), "{wrong}");
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl StateDirectory {
     /// It cannot be made, or another agent holds it (exit 11).
     pub fn open(path: Option<&Path>) -> Result<StateDirectory> {
         let path = path.map_or_else(default_path, |path| Ok(path.to_owned()))?;
-        for directory in [path.clone(), path.join("jobs"), path.join("results"), path.join("tmp")] {
+        for directory in ["", "jobs", "results", "results/refused", "tmp"].map(|name| path.join(name)) {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
             made.map_err(|error| CliError::system("make", directory.display(), error))?;
         }
@@ -107,7 +107,19 @@ impl StateDirectory {
             fs::rename(&temporary, &place)?;
             File::open(place.parent().unwrap_or(&self.path))?.sync_all()
         };
-        write().map_err(|error: std::io::Error| CliError::system("write", place.display(), error))
+        write().map_err(|error: std::io::Error| {
+            // On a full disk the half of it would be in the way of the next.
+            let _ = fs::remove_file(&temporary);
+            CliError::system("write", place.display(), error)
+        })
+    }
+
+    /// Gives a file another name.
+    ///
+    /// # Errors
+    /// It is not there, or the disk refuses.
+    pub fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
     }
 
     /// Reads a file, if it is there.

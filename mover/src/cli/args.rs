@@ -18,7 +18,7 @@ use crate::config::{BackupSettings, BandwidthSettings, RestoreSettings, Settings
 const AFTER_HELP: &str = "\
 Environment: MOVER_REPO, MOVER_PASSWORD, MOVER_PASSWORD_FILE, MOVER_KEY_FILE.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with exceptions, 10 no repository,
-11 repository in use, 12 wrong password or key, 130 interrupted (work kept).";
+11 repository in use, 12 wrong password or key, 13 agent revoked, 130 interrupted (work kept).";
 
 /// mover: backs up files fast, deduplicated and encrypted, and puts every byte and attribute back.
 #[derive(Debug, Parser)]

@@ -27,6 +27,8 @@ const GRAPHIC_COLUMNS: usize = 20;
 pub struct Snapshot {
     /// Files done, or what `unit` names.
     pub files: u64,
+    /// Files expected, once that is known or can be guessed.
+    pub files_expected: Option<u64>,
     /// What is counted beside bytes.
     pub unit: &'static str,
     /// Bytes done (read, compared or written): the rate and the ETA go by these.
@@ -43,8 +45,16 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Snapshot {
-        let (bytes_expected, bytes_new, bytes_stored) = (None, None, None);
-        Snapshot { files: 0, unit: "files", bytes: 0, fileset: (0, 0), bytes_expected, bytes_new, bytes_stored }
+        Snapshot {
+            files: 0,
+            files_expected: None,
+            unit: "files",
+            bytes: 0,
+            fileset: (0, 0),
+            bytes_expected: None,
+            bytes_new: None,
+            bytes_stored: None,
+        }
     }
 }
 
@@ -176,6 +186,7 @@ fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration, ra
         "fileset": snapshot.fileset.0,
         "filesets": snapshot.fileset.1,
         "bytes_per_second": rate.per_second() as u64,
+        "files_expected": snapshot.files_expected,
         "bytes_expected": snapshot.bytes_expected,
         "bytes_new": snapshot.bytes_new,
         "bytes_stored": snapshot.bytes_stored,

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::http::StatusCode;
+use mover_control::ControlError;
 use mover_control::access::Role;
-use mover_control::agents::{self, Agent, HEARTBEAT, enrolment, store};
+use mover_control::agents::{self, Agent, HEARTBEAT, enrolment};
 use mover_control::browse;
 use mover_control::database::Database;
+use mover_control::error::Refusal;
 use mover_control::ids::UnixMillis;
 use mover_control::job::Outcome;
 use mover_control::lease::lapse;
@@ -58,7 +60,7 @@ where
 
 fn refuse_version(agent: &str, id: &mover_control::ids::AgentId) -> Result<(), Problem> {
     version::check(agent, OWN_VERSION)
-        .map_err(|reason| mover_control::ControlError::AgentRefused { agent: id.clone(), reason }.into())
+        .map_err(|reason| ControlError::AgentRefused { agent: id.clone(), refusal: Refusal::Version, reason }.into())
 }
 
 async fn enrol(call: Call) -> Answer {
@@ -112,11 +114,7 @@ async fn renew(call: Call) -> Answer {
 
 async fn hello(call: Call) -> Answer {
     let said: HelloRequest = call.body()?;
-    let (id, before) = (call.agent().id.clone(), call.agent().description.instance.clone());
-    let agent = store::hello(call.database(), &id, &said.description, call.now()).await?;
-    if before != said.description.instance {
-        lapse::release_lost(call.database(), &id, &said.held, call.now()).await?;
-    }
+    let agent = lapse::greet(call.database(), &call.agent().id, &said, call.now()).await?;
     call.app.wake();
     let slots = agent.slots();
     Ok(Reply::json(&HelloAnswer {
@@ -248,7 +246,6 @@ async fn finish(call: Call) -> Answer {
     let finished = report::finish(call.database(), agent, &said.held, &said.ending, said.outcome, call.now()).await?;
     tracing::info!(job = %finished.job.id, %agent, state = %finished.job.state, repeated = finished.repeated, "finished");
     if !finished.repeated {
-        super::figures::finished(&finished.job);
         call.app.wake();
     }
     Ok(Reply::json(&FinishAnswer { state: finished.job.state, repeated: finished.repeated }))

@@ -50,6 +50,11 @@ impl Caller {
             Caller::Agent(_) => Role::Agent,
         }
     }
+
+    /// Whether they may see and set what only admins do.
+    pub fn is_admin(&self) -> bool {
+        matches!(self, Caller::Holder(token) if token.role.covers(Role::Admin))
+    }
 }
 
 /// One request.

@@ -61,7 +61,7 @@ async fn answer(
     let who = identify(app, endpoint, request).await?;
     if let Err(problem) = permit(endpoint, &who, request) {
         let object = request.match_info().iter().next().map_or("", |(_, value)| value);
-        note(app, endpoint, (who.name(), who.role()), object, &problem.detail).await?;
+        note(app, endpoint, &who, (who.name(), who.role()), object, &problem.for_audit()).await;
         return Err(problem);
     }
     let body = read(endpoint, request, payload).await?;
@@ -97,7 +97,10 @@ async fn answer(
     }
     call.seed = Some(format!("{owner}\n{key}").into_bytes());
     let result = run(endpoint, call).await;
-    keep(app, endpoint, &owner, &key, &result).await?;
+    // What was done is done: without its answer kept, the same request makes the same thing once more, under the same id.
+    if let Err(problem) = keep(app, endpoint, &owner, &key, &result).await {
+        tracing::warn!(detail = problem.detail, "the answer to an idempotency key was not kept");
+    }
     result
 }
 
@@ -123,6 +126,11 @@ async fn identify(app: &Arc<App>, endpoint: &Endpoint, request: &HttpRequest) ->
                 let detail = "send a token in the header Authorization: Bearer …, or log in at the console";
                 return stranger().and(Err(Problem::unauthenticated(detail)));
             };
+            // Guesses cost no look into the database: not those of the wrong form, and not too many of the right one.
+            if !tokens::is_well_formed(&secret) {
+                return stranger().and(Err(Problem::unauthenticated("the token is unknown, ended or revoked")));
+            }
+            app.limiter.peek(&format!("address {address}"), limit::STRANGER, Instant::now()).map_err(too_many)?;
             match tokens::authenticate(&app.database, &secret, app.clock.now()).await {
                 Ok(token) => {
                     slow_down(app, &format!("token {}", token.id), limit::TOKEN)?;
@@ -136,11 +144,13 @@ async fn identify(app: &Arc<App>, endpoint: &Endpoint, request: &HttpRequest) ->
 }
 
 fn slow_down(app: &App, who: &str, rate: Rate) -> Result<(), Problem> {
-    app.limiter.take(who, rate, Instant::now()).map_err(|wait| {
-        let seconds = wait.as_secs_f64().ceil().clamp(1.0, 3600.0) as u32;
-        let detail = format!("too many requests; ask again in {seconds} s");
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, problem::TOO_MANY, detail).retry_after(seconds)
-    })
+    app.limiter.take(who, rate, Instant::now()).map_err(too_many)
+}
+
+fn too_many(wait: Duration) -> Problem {
+    let seconds = wait.as_secs_f64().ceil().clamp(1.0, 3600.0) as u32;
+    let detail = format!("too many requests; ask again in {seconds} s");
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, problem::TOO_MANY, detail).retry_after(seconds)
 }
 
 /// The agent at the other end of the connection.
@@ -230,10 +240,26 @@ async fn read(endpoint: &Endpoint, request: &HttpRequest, payload: Payload) -> R
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", detail));
     }
     // No database column takes it, and nobody means it.
-    if body.windows(6).any(|window| window == br"\u0000") {
+    if has_nul(&body) {
         return Err(Problem::malformed("a NUL character has no place in a request"));
     }
     Ok(body)
+}
+
+/// Whether a string of this document holds a NUL character. It is looked at closely only where it may: the name of a file
+/// may well be `a\u0000b`, with a backslash, which is `a\\u0000b` in JSON.
+fn has_nul(body: &[u8]) -> bool {
+    fn holds(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::String(text) => text.contains('\0'),
+            serde_json::Value::Array(values) => values.iter().any(holds),
+            serde_json::Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds(value)),
+            _ => false,
+        }
+    }
+    let may_hold = body.windows(6).any(|window| window == br"\u0000");
+    // What is no JSON is refused by whoever reads it.
+    may_hold && serde_json::from_slice(body).is_ok_and(|value| holds(&value))
 }
 
 async fn collect(mut payload: Payload, limit: usize) -> Result<Option<Bytes>, actix_web::error::PayloadError> {
@@ -254,16 +280,18 @@ async fn run(endpoint: &Endpoint, call: Call) -> Result<Reply, Problem> {
     let place = call.places.first().cloned().unwrap_or_default();
     let result = endpoint.run(call).await;
     let (object, outcome, by) = match &result {
-        Ok(reply) => (reply.object.clone().unwrap_or(place), "done", &reply.by),
-        Err(problem) => (place, problem.detail.as_str(), &problem.by),
+        Ok(reply) => (reply.object.clone().unwrap_or(place), "done".to_owned(), &reply.by),
+        Err(problem) => (place, problem.for_audit(), &problem.by),
     };
     let by = by.as_ref().map_or((who.name(), who.role()), |(name, role)| (name, *role));
-    note(&app, endpoint, by, &object, outcome).await?;
+    note(&app, endpoint, &who, by, &object, &outcome).await;
     result
 }
 
-async fn note(app: &App, endpoint: &Endpoint, by: (&str, Role), object: &str, outcome: &str) -> Result<(), Problem> {
-    let Some(action) = endpoint.action else { return Ok(()) };
+/// Writes an act down. It is done, or was refused, whether or not this succeeds: who asked is told what came of it, and
+/// the log of the server has the line that the audit log lacks.
+async fn note(app: &App, endpoint: &Endpoint, who: &Caller, by: (&str, Role), object: &str, outcome: &str) {
+    let Some(action) = endpoint.action else { return };
     let now = app.clock.now();
     let bounded = |text: &str| text.replace('\0', "").chars().take(1024).collect::<String>();
     let act = AuditRecord {
@@ -274,9 +302,26 @@ async fn note(app: &App, endpoint: &Endpoint, by: (&str, Role), object: &str, ou
         action: action.to_owned(),
         object: bounded(object),
         outcome: bounded(outcome),
-        detail: None,
+        detail: match who {
+            // Names are anybody's choice, ids are not.
+            Caller::Holder(token) => {
+                Some(serde_json::json!({ "token": token.id, "opened_with": token.parent }).to_string())
+            }
+            Caller::Agent(agent) => Some(serde_json::json!({ "agent": agent.id }).to_string()),
+            Caller::Anybody => None,
+        },
     };
-    Ok(audit::record(&app.database, &act).await?)
+    if let Err(error) = audit::record(&app.database, &act).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(
+            who = act.who,
+            action,
+            object = act.object,
+            outcome = act.outcome,
+            error,
+            "the audit log lacks this"
+        );
+    }
 }
 
 /// Keeps what can be said again: successes, and refusals that stay refusals.
@@ -294,7 +339,11 @@ async fn keep(
             Content::Empty => Answer { status: reply.status.as_u16(), body: String::new() },
             Content::Made(_) => return Ok(()),
         },
-        // Refused now may be allowed later: the key is free for the next attempt.
+        // Refused now may be allowed later, and another request may have the key: nothing was done under this one.
+        Err(problem) if (400..500).contains(&problem.status) => {
+            return Ok(idempotency::free(&app.database, owner, key).await?);
+        }
+        // It may have been done: the same request makes the same thing.
         Err(_) => return Ok(()),
     };
     Ok(idempotency::end(&app.database, owner, key, &answer).await?)
@@ -308,4 +357,22 @@ fn repeat(endpoint: &Endpoint, answer: Answer) -> Result<Reply, Problem> {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let content = if answer.body.is_empty() { Content::Empty } else { Content::Json(answer.body) };
     Ok(Reply { status, content, headers: vec![("idempotency-replayed", "true".to_owned())], object: None, by: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A result with the name of such a file was once refused for ever.
+    #[test]
+    fn nul_characters_are_refused_and_names_that_look_like_one_are_not() {
+        for body in [r#"{"a":"x\u0000"}"#, r#"["\u0000"]"#, r#"{"a\u0000":1}"#, r#"{"a":"\\\u0000"}"#] {
+            assert!(has_nul(body.as_bytes()), "{body}");
+        }
+        let name = serde_json::json!({ "path": "/srv/a\\u0000b" }).to_string();
+        assert!(name.contains(r"\u0000"), "it has the six bytes: {name}");
+        for body in [name.as_str(), "{}", "no JSON \\u0000"] {
+            assert!(!has_nul(body.as_bytes()), "{body}");
+        }
+    }
 }

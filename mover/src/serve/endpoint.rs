@@ -17,6 +17,8 @@ use super::problem::Problem;
 
 /// Largest body of a request of a person.
 pub const BODY_BYTES: usize = 1 << 20;
+/// Largest body of a request of somebody who has not shown who they are.
+pub const STRANGER_BODY_BYTES: usize = 64 << 10;
 /// Largest body of a request of an agent: an outcome with its exceptions, a reply with a directory.
 pub const AGENT_BODY_BYTES: usize = 8 << 20;
 
@@ -106,7 +108,11 @@ impl Endpoint {
             media: "application/json",
             is_secret: false,
             is_conditional: false,
-            body_bytes: if access == Access::Agent { AGENT_BODY_BYTES } else { BODY_BYTES },
+            body_bytes: match access {
+                Access::Anybody => STRANGER_BODY_BYTES,
+                Access::Token(_) => BODY_BYTES,
+                Access::Agent => AGENT_BODY_BYTES,
+            },
             handler: Arc::new(move |call| Box::pin(handler(call))),
         }
     }
@@ -125,6 +131,12 @@ impl Endpoint {
     /// It changes something: its name in the audit log.
     pub fn acts(mut self, action: &'static str) -> Endpoint {
         self.action = Some(action);
+        self
+    }
+
+    /// Its body is at most so large.
+    pub fn body_at_most(mut self, bytes: usize) -> Endpoint {
+        self.body_bytes = bytes;
         self
     }
 

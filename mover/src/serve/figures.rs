@@ -13,7 +13,7 @@ use metrics_util::MetricKindMask;
 use mover_control::agents;
 use mover_control::error::Result;
 use mover_control::ids::{AgentId, PolicyId, UnixMillis};
-use mover_control::job::{Job, JobState, store};
+use mover_control::job::{JobState, store};
 use mover_control::policy;
 use parking_lot::Mutex;
 
@@ -61,6 +61,8 @@ fn describe() {
     describe_gauge!("mover_certificate_end_timestamp_seconds", "When a certificate of this server ends");
     describe_counter!("mover_actor_ticks_failed_total", "Ticks of control plane actors that failed, by actor");
     describe_histogram!("mover_actor_tick_seconds", "Time of ticks of control plane actors, by actor");
+    describe_histogram!("mover_actor_busy_seconds", "Time in which control plane actors worked, by actor");
+    describe_histogram!("mover_actor_blocked_seconds", "Time in which their work waited for the database, by actor");
     describe_gauge!("mover_jobs", "Jobs by state");
     describe_gauge!("mover_queue_depth_jobs", "Jobs that wait");
     describe_gauge!("mover_queue_wait_seconds", "How long the oldest job waits that could begin");
@@ -78,30 +80,6 @@ fn describe() {
     }
     for actor in ["scheduler", "queue", "registry", "retention", "notifier", "housekeeper"] {
         counter!("mover_actor_ticks_failed_total", "actor" => actor).increment(0);
-    }
-}
-
-/// A job ended, or went back to the queue.
-pub fn finished(job: &Job) {
-    let kind = word(&job.kind);
-    counter!("mover_jobs_finished_total", "kind" => kind, "state" => word(&job.state)).increment(1);
-    if job.state == JobState::Queued {
-        return;
-    }
-    counter!("mover_job_retries_total").increment(u64::try_from(job.attempt - 1).unwrap_or(0));
-    let exceptions = job.outcome.as_ref().map_or(0, |outcome| outcome.exceptions_total);
-    counter!("mover_job_exceptions_total").increment(exceptions);
-    let bytes = &job.progress.bytes;
-    let classes = [
-        ("read", bytes.read),
-        ("unchanged", bytes.unchanged),
-        ("new", bytes.new),
-        ("stored", bytes.stored),
-        ("restored", bytes.restored),
-        ("verified", bytes.verified),
-    ];
-    for (class, count) in classes {
-        counter!("mover_bytes_total", "class" => class).increment(count);
     }
 }
 

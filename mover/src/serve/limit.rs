@@ -46,6 +46,17 @@ impl Bucket {
 pub struct Limiter(Mutex<HashMap<String, Bucket>>);
 
 impl Limiter {
+    /// Whether [`Limiter::take`] would give one, or how long to wait for it; takes nothing.
+    ///
+    /// # Errors
+    /// The bucket is empty.
+    pub fn peek(&self, who: &str, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let mut buckets = self.0.lock();
+        let Some(bucket) = buckets.get_mut(who) else { return Ok(()) };
+        bucket.refill(now);
+        if bucket.left >= 1.0 { Ok(()) } else { Err(Duration::from_secs_f64((1.0 - bucket.left) / rate.a_second)) }
+    }
+
     /// Takes one from the bucket of `who`, or tells how long to wait for it.
     ///
     /// # Errors
@@ -84,6 +95,8 @@ mod tests {
         assert_eq!(taken, 3);
         assert_eq!(limiter.take("a", rate, start), Err(Duration::from_millis(500)));
         assert!(limiter.take("b", rate, start).is_ok());
+        assert_eq!(limiter.peek("a", rate, start), Err(Duration::from_millis(500)));
+        assert_eq!((0..10).filter(|_| limiter.peek("b", rate, start).is_ok()).count(), 10, "a look takes nothing");
         let later = start + Duration::from_secs(1);
         assert_eq!((0..10).filter(|_| limiter.take("a", rate, later).is_ok()).count(), 2);
     }

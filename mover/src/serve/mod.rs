@@ -52,13 +52,15 @@ use tokio::sync::{Semaphore, watch};
 use crate::cli::error::{CliError, Result};
 use api::Enrolment;
 use app::{App, Listeners, STREAMS_MAX};
-use authority::{Authority, LIFE, RENEWED_BEFORE};
+use authority::Authority;
 pub use connections::BUILT_IN as CONNECTIONS_PER_ADDRESS;
 use connections::Connections;
 use tls::{Judge, ServerCertificate};
 
 /// How long the enrolment token of the first start counts.
 const FIRST_ENROLMENT: Duration = Duration::from_secs(3600);
+/// How often it is looked whether the certificate of the server is to be renewed.
+const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
 /// How long the end of connections to the database is waited for.
 const CLOSE: Duration = Duration::from_secs(5);
 
@@ -85,6 +87,8 @@ pub struct Settings {
     pub connections_per_address: u32,
     /// Make another admin token.
     pub new_admin_token: bool,
+    /// Webhooks may reach this machine itself.
+    pub hooks_to_loopback: bool,
 }
 
 /// What is told once, when the server has begun.
@@ -168,7 +172,7 @@ async fn serve(
         listeners,
     });
     let tls = tls::config(&app.authority, Arc::clone(&certificate))?;
-    let judge = Judge::new(&app.authority)?;
+    let judge = Judge::new(&app.authority, Arc::clone(&app.clock))?;
     let connections = Connections::new(settings.connections_per_address);
     let started = started(&app, &settings, &names, authority_file).await?;
     let server = server::start(Arc::clone(&app), people, agents, tls, judge, connections)?;
@@ -249,10 +253,14 @@ async fn open(settings: &Settings) -> Result<Database> {
 
 fn read_away(file: &Path) -> Result<AwayTable> {
     let text = std::fs::read_to_string(file).map_err(|error| CliError::system("read", file.display(), error))?;
-    serde_json::from_str(&text).map_err(|error| {
+    let own: AwayTable = serde_json::from_str(&text).map_err(|error| {
         let help = "it is JSON like {\"nas\": {\"on_demand\": \"queue\", \"scheduled\": \"queue\"}}";
         CliError::usage(format!("{} is no table of agents that are away: {error}", file.display()), help)
-    })
+    })?;
+    // Rows that it does not name stay as they are.
+    let mut table = AwayTable::default();
+    table.0.extend(own.0);
+    Ok(table)
 }
 
 fn deliveries(settings: &Settings) -> Result<Deliveries> {
@@ -261,7 +269,7 @@ fn deliveries(settings: &Settings) -> Result<Deliveries> {
         Some((url, from)) => Some(Arc::new(SmtpMail::new(url, from).map_err(failed)?) as Arc<_>),
         None => None,
     };
-    Deliveries::new(mail).map_err(failed)
+    Deliveries::new(mail, settings.hooks_to_loopback).map_err(failed)
 }
 
 /// Names and addresses of the certificate.
@@ -316,11 +324,13 @@ fn write_whole(file: &Path, content: &[u8]) -> Result<()> {
     std::fs::rename(&part, file).map_err(failed)
 }
 
-/// Shows a new certificate in time, for ever.
+/// Shows a new certificate in time, for ever. Looks often, since a clock may be set in between.
 async fn renew(app: Arc<App>, certificate: Arc<ServerCertificate>, names: Vec<String>) {
     loop {
-        tokio::time::sleep(LIFE.saturating_sub(RENEWED_BEFORE)).await;
-        if let Err(error) = certificate.renew(&app.authority, &names, app.clock.now()) {
+        tokio::time::sleep(RENEWAL_LOOK).await;
+        if certificate.is_due(app.clock.now())
+            && let Err(error) = certificate.renew(&app.authority, &names, app.clock.now())
+        {
             tracing::error!(error = &error as &dyn std::error::Error, "the certificate of the server was not renewed");
         }
     }
@@ -336,5 +346,23 @@ async fn keep_up(metrics: PrometheusHandle) {
         }
         metrics.run_upkeep();
         tokio::time::sleep(period).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mover_control::job::{Origin, Workload};
+    use mover_control::placement::away::AwayAction;
+
+    use super::*;
+
+    #[test]
+    fn away_file_extends_the_default_table() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"nas":{"on_demand":"fail_at_once","scheduled":"queue"}}"#).unwrap();
+        let table = read_away(file.path()).unwrap();
+        assert_eq!(table.action(None, Workload::Nas, Origin::OnDemand), AwayAction::FailAtOnce);
+        let host = table.action(None, Workload::FileServer, Origin::Scheduled);
+        assert_eq!(host, AwayAction::WaitUntilWindowEnds, "S-012 holds still");
     }
 }

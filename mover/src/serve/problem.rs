@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use mover_control::ControlError;
 use mover_control::access::Role;
+use mover_control::error::Refusal;
 use mover_control::protocol::problem;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,15 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, "malformed", detail)
     }
 
+    /// What the audit log says of it. What was wrong with a document may repeat a part of it, a secret too, so only the
+    /// type is told; all else names no more than ids, roles and states.
+    pub fn for_audit(&self) -> String {
+        match self.status {
+            400 | 422 => format!("{}: {}", self.status, self.title),
+            _ => self.detail.clone(),
+        }
+    }
+
     /// Who asks is not known.
     pub fn unauthenticated(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
@@ -117,7 +127,13 @@ impl From<ControlError> for Problem {
             ControlError::Ended { .. } => conflict(problem::ENDED, text),
             ControlError::IllegalMove { .. } => conflict("illegal-move", text),
             ControlError::Invalid(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", text),
-            ControlError::AgentRefused { .. } => Problem::new(StatusCode::FORBIDDEN, problem::AGENT_REFUSED, text),
+            ControlError::AgentRefused { refusal, .. } => {
+                let name = match refusal {
+                    Refusal::Revoked => problem::AGENT_REVOKED,
+                    Refusal::Version => problem::AGENT_VERSION,
+                };
+                Problem::new(StatusCode::FORBIDDEN, name, text)
+            }
             ControlError::Forbidden(_) => Problem::forbidden(text),
             ControlError::Busy(_) => Problem::new(StatusCode::TOO_MANY_REQUESTS, "busy", text).retry_after(2),
             _ => {
@@ -140,5 +156,27 @@ mod tests {
         let inside = Problem::from(damaged);
         assert_eq!((inside.status, inside.kind.as_str()), (500, "urn:mover:problem:internal"));
         assert!(!serde_json::to_string(&inside).unwrap().contains("secret column"));
+    }
+
+    /// A body that was no policy was repeated in the audit log, with the secret address of its webhook.
+    #[test]
+    fn audit_log_repeats_nothing_of_a_body_that_was_refused() {
+        let malformed = Problem::malformed("the body is not what it should be: unknown field `https://h/s3cret`");
+        let invalid = Problem::from(ControlError::Invalid("notify: \"ftp://h/s3cret\" is no address".to_owned()));
+        assert_eq!(
+            (malformed.for_audit(), invalid.for_audit()),
+            ("400: malformed".to_owned(), "422: invalid".to_owned())
+        );
+        let forbidden = Problem::forbidden("it needs the role operator");
+        assert_eq!(forbidden.for_audit(), "it needs the role operator");
+    }
+
+    #[test]
+    fn revoked_agents_and_those_of_another_version_are_told_apart() {
+        use mover_control::error::Refusal::{Revoked, Version};
+        for (refusal, name) in [(Revoked, problem::AGENT_REVOKED), (Version, problem::AGENT_VERSION)] {
+            let told = Problem::from(ControlError::AgentRefused { agent: "a".into(), refusal, reason: String::new() });
+            assert_eq!((told.status, told.kind), (403, format!("urn:mover:problem:{name}")));
+        }
     }
 }

@@ -7,10 +7,13 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
+use mover_control::clock::SettledClock;
+use mover_control::ids::UnixMillis;
 use mover_control::protocol::problem;
 use parking_lot::RwLock;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -23,7 +26,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
 
-use super::authority::{self, Authority};
+use super::authority::{self, Authority, LIFE, RENEWED_BEFORE};
 use crate::cli::error::{CliError, Result};
 
 /// Who is at the other end of a connection.
@@ -46,34 +49,36 @@ pub enum Peer {
 
 /// The certificate that a server shows, changed while it runs.
 #[derive(Debug)]
-pub struct ServerCertificate(RwLock<Arc<CertifiedKey>>);
+pub struct ServerCertificate(RwLock<(Arc<CertifiedKey>, UnixMillis)>);
 
 impl ServerCertificate {
     /// A new one for these names.
     ///
     /// # Errors
     /// A name is none.
-    pub fn new(authority: &Authority, names: &[String], now: mover_control::ids::UnixMillis) -> Result<Arc<Self>> {
-        Ok(Arc::new(ServerCertificate(RwLock::new(certified(authority, names, now)?))))
+    pub fn new(authority: &Authority, names: &[String], now: UnixMillis) -> Result<Arc<Self>> {
+        Ok(Arc::new(ServerCertificate(RwLock::new((certified(authority, names, now)?, now)))))
     }
 
     /// Shows another one from the next handshake on.
     ///
     /// # Errors
     /// A name is none.
-    pub fn renew(&self, authority: &Authority, names: &[String], now: mover_control::ids::UnixMillis) -> Result<()> {
-        *self.0.write() = certified(authority, names, now)?;
+    pub fn renew(&self, authority: &Authority, names: &[String], now: UnixMillis) -> Result<()> {
+        *self.0.write() = (certified(authority, names, now)?, now);
         Ok(())
+    }
+
+    /// Whether it is time for another one: this one ends soon, or, made by a clock that was ahead, has not begun.
+    pub fn is_due(&self, now: UnixMillis) -> bool {
+        let made = self.0.read().1;
+        now < made || now >= made.plus(LIFE.saturating_sub(RENEWED_BEFORE))
     }
 }
 
-fn certified(
-    authority: &Authority,
-    names: &[String],
-    now: mover_control::ids::UnixMillis,
-) -> Result<Arc<CertifiedKey>> {
+fn certified(authority: &Authority, names: &[String], now: UnixMillis) -> Result<Arc<CertifiedKey>> {
     let (certificate, key) = authority.server(names, now)?;
-    super::figures::certified(now.plus(super::authority::LIFE));
+    super::figures::certified(now.plus(LIFE));
     let chain = vec![certificate, authority.der().clone()];
     let made = CertifiedKey::from_der(chain, key, &provider());
     made.map(Arc::new).map_err(|error| CliError::system("use", "the certificate of the server", error))
@@ -81,7 +86,7 @@ fn certified(
 
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read()))
+        Some(Arc::clone(&self.0.read().0))
     }
 }
 
@@ -159,25 +164,31 @@ impl ClientCertVerifier for AnyClient {
 }
 
 /// Says whose a certificate is.
-pub struct Judge(Arc<dyn ClientCertVerifier>);
+pub struct Judge {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// The time that all else here is decided by: a clock that jumps for a moment turns no agent away.
+    clock: Arc<SettledClock>,
+}
 
 impl Judge {
     /// By this authority.
     ///
     /// # Errors
     /// The library refuses, which would be a bug here.
-    pub fn new(authority: &Authority) -> Result<Judge> {
+    pub fn new(authority: &Authority, clock: Arc<SettledClock>) -> Result<Judge> {
         let failed = |error: String| CliError::system("set up", "the check of certificates", error);
         let mut roots = RootCertStore::empty();
         roots.add(authority.der().clone()).map_err(|error| failed(error.to_string()))?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-        verifier.map(Judge).map_err(|error| failed(error.to_string()))
+        let verifier = verifier.map_err(|error| failed(error.to_string()))?;
+        Ok(Judge { verifier, clock })
     }
 
     /// Who shows this chain.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Peer {
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Peer {
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.now().0.unsigned_abs()));
         let Some((own, others)) = chain.split_first() else { return Peer::Anybody };
-        if let Err(error) = self.0.verify_client_cert(own, others, now) {
+        if let Err(error) = self.verifier.verify_client_cert(own, others, now) {
             return refused(&error);
         }
         match (authority::fingerprint(own), authority::name_and_end(own)) {
@@ -190,7 +201,7 @@ impl Judge {
     pub fn note(&self, connection: &dyn Any, data: &mut Extensions) {
         if let Some(stream) = connection.downcast_ref::<TlsStream<TcpStream>>() {
             let (_, session) = stream.get_ref();
-            data.insert(self.judge(session.peer_certificates().unwrap_or_default(), UnixTime::now()));
+            data.insert(self.judge(session.peer_certificates().unwrap_or_default()));
         }
     }
 }
@@ -200,6 +211,9 @@ fn refused(error: &rustls::Error) -> Peer {
         rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             problem::CERTIFICATE_EXPIRED
         }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => problem::CERTIFICATE_NOT_YET_VALID,
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             problem::CERTIFICATE_AUTHORITY
         }
@@ -210,10 +224,9 @@ fn refused(error: &rustls::Error) -> Peer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use mover_control::clock::{BELIEF, ManualClock};
     use mover_control::database::Database;
-    use mover_control::ids::{AgentId, UnixMillis};
+    use mover_control::ids::AgentId;
     use rcgen::{CertificateParams, KeyPair};
     use rustls::pki_types::pem::PemObject;
 
@@ -221,10 +234,6 @@ mod tests {
 
     /// 2026-03-02, noon UTC.
     const NOON: UnixMillis = UnixMillis(1_772_452_800_000);
-
-    fn at(time: UnixMillis) -> UnixTime {
-        UnixTime::since_unix_epoch(Duration::from_millis(time.0.unsigned_abs()))
-    }
 
     fn authority(data: &std::path::Path) -> Authority {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -258,9 +267,9 @@ mod tests {
     fn certificates_are_judged_by_authority_time_and_purpose() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (own, other) = (authority(first.path()), authority(second.path()));
-        let judge = Judge::new(&own).unwrap();
+        let judge_at = |now| Judge::new(&own, SettledClock::new(ManualClock::at(now))).unwrap();
         let (certificate, fingerprint) = agent_certificate(&own, NOON);
-        let Peer::Agent { name, fingerprint: seen, ends } = judge.judge(std::slice::from_ref(&certificate), at(NOON))
+        let Peer::Agent { name, fingerprint: seen, ends } = judge_at(NOON).judge(std::slice::from_ref(&certificate))
         else {
             panic!("it counts");
         };
@@ -270,17 +279,48 @@ mod tests {
         let (foreign, _) = agent_certificate(&other, NOON);
         let (server, _) = own.server(&["localhost".to_owned()], NOON).unwrap();
         let cases = [
-            (certificate, later, problem::CERTIFICATE_EXPIRED),
+            (certificate.clone(), later, problem::CERTIFICATE_EXPIRED),
+            (certificate, NOON.minus(Duration::from_secs(48 * 3600)), problem::CERTIFICATE_NOT_YET_VALID),
             (foreign, NOON, problem::CERTIFICATE_AUTHORITY),
             (server, NOON, problem::CERTIFICATE_NAME),
         ];
         for (certificate, now, expected) in cases {
-            match judge.judge(&[certificate], at(now)) {
+            match judge_at(now).judge(&[certificate]) {
                 Peer::Refused(name, why) => assert_eq!(name, expected, "{why}"),
                 peer => panic!("{expected}: {peer:?}"),
             }
         }
-        assert_eq!(judge.judge(&[], at(NOON)), Peer::Anybody);
+        assert_eq!(judge_at(NOON).judge(&[]), Peer::Anybody);
         assert!(own.agent("nonsense", &AgentId::from("a"), NOON).is_err());
+    }
+
+    #[test]
+    fn clock_that_jumps_for_a_moment_turns_no_agent_away() {
+        let data = tempfile::tempdir().unwrap();
+        let own = authority(data.path());
+        let manual = ManualClock::at(NOON);
+        let judge = Judge::new(&own, SettledClock::new(manual.clone())).unwrap();
+        let (certificate, _) = agent_certificate(&own, NOON);
+        for wrong in [NOON.plus(LIFE * 2), NOON.minus(LIFE)] {
+            manual.set_wall(wrong);
+            assert!(matches!(judge.judge(std::slice::from_ref(&certificate)), Peer::Agent { .. }), "{wrong}");
+        }
+        manual.advance(BELIEF);
+        let believed = judge.judge(&[certificate]);
+        assert!(matches!(believed, Peer::Refused(problem::CERTIFICATE_NOT_YET_VALID, _)), "{believed:?}");
+    }
+
+    #[test]
+    fn certificate_of_the_server_is_renewed_in_time_and_when_the_clock_went_back() {
+        let data = tempfile::tempdir().unwrap();
+        let own = authority(data.path());
+        let shown = ServerCertificate::new(&own, &["localhost".to_owned()], NOON).unwrap();
+        let hour = Duration::from_secs(3600);
+        assert!(!shown.is_due(NOON) && !shown.is_due(NOON.plus(LIFE - RENEWED_BEFORE - hour)));
+        for due in [NOON.plus(LIFE - RENEWED_BEFORE), NOON.minus(hour)] {
+            assert!(shown.is_due(due), "{due}");
+        }
+        shown.renew(&own, &["localhost".to_owned()], NOON.minus(hour)).unwrap();
+        assert!(!shown.is_due(NOON.minus(hour)));
     }
 }

@@ -51,7 +51,9 @@ impl Postgres {
         }
         let mut server = Postgres { binaries, place, guard: None };
         let mut initialize = unprivileged(&server.binaries.join("initdb"));
-        initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--pgdata"]);
+        initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8"]);
+        // A collation as users have it, where text does not order by its bytes.
+        initialize.args(["--locale-provider=icu", "--icu-locale=en-US", "--pgdata"]);
         assert!(initialize.arg(server.data()).status().expect("initdb").success(), "initdb failed");
         server.resume();
         server.guard = Some(server.guarded());

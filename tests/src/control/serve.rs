@@ -44,13 +44,17 @@ impl Serve {
             let _ = child.wait();
             panic!("the server did not begin: {line}{}", std::fs::read_to_string(&log).unwrap_or_default());
         }
-        let admin_token = started["admin_token"].as_str().unwrap_or_default().to_owned();
+        // Its output is no terminal: the token is in a file.
+        let file = started["admin_token_file"].as_str();
+        let admin_token = file.map(|file| std::fs::read_to_string(file).expect("the token").trim().to_owned());
+        let admin_token = admin_token.unwrap_or_default();
         Serve { child, started, admin_token }
     }
 
     /// The command, with `--json`, on a port of 127.0.0.1 unless `more` says otherwise.
     pub fn command(data: &Path, more: &[&str]) -> Command {
-        let mut arguments = vec!["serve", "--json", "--data", data.to_str().expect("a path")];
+        // Hooks of tests listen on this machine.
+        let mut arguments = vec!["serve", "--json", "--hooks-to-loopback", "--data", data.to_str().expect("a path")];
         if !more.contains(&"--listen") {
             arguments.extend(["--listen", "127.0.0.1:0"]);
         }

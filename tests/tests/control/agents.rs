@@ -82,15 +82,15 @@ fn agent_of_another_version_is_refused_in_words() {
     let serve = Serve::start(&scratch.path().join("data"), &[]);
     let (token, key) = (enrolment(&serve), KeyPair::generate().expect("a key"));
     let newer = TestAgent::enrol(&serve, &token, &new_id("one"), "one", &key, "9.0.0");
-    let newer = newer.expect_problem(403, "agent-refused");
+    let newer = newer.expect_problem(403, "agent-version");
     assert!(newer.field("detail").contains("upgrade the control plane first"), "{}", newer.text);
     let agent = serve.agent("two");
     let hello = agent.client.post("/agent/v1/hello", &json!({ "description": description("9.0.0") }));
-    hello.expect_problem(403, "agent-refused");
+    hello.expect_problem(403, "agent-version");
     // One that was upgraded and did not say hello, or did not care what came of it.
     for version in ["9.0.0", ""] {
         let asked = json!({ "version": version, "free": 1, "wait_seconds": 0 });
-        agent.client.post("/agent/v1/poll", &asked).expect_problem(403, "agent-refused");
+        agent.client.post("/agent/v1/poll", &asked).expect_problem(403, "agent-version");
     }
     assert!(agent.poll(0).is_empty(), "the one that is there goes on");
 }
@@ -108,8 +108,8 @@ fn revoked_agent_gets_nothing_delivers_nothing_and_its_certificate_stays_refused
     admin.post("/api/v1/jobs", &backup("b")).expect(201);
     assert!(agent.poll(0).is_empty(), "one that drains gets nothing new");
     admin.post(&format!("{path}/revoke"), &json!({})).expect(200);
-    agent.finish(&lease, json!("completed"), Some("p")).expect_problem(403, "agent-refused");
-    agent.client.post("/agent/v1/renew", &agent.renewal()).expect_problem(403, "agent-refused");
+    agent.finish(&lease, json!("completed"), Some("p")).expect_problem(403, "agent-revoked");
+    agent.client.post("/agent/v1/renew", &agent.renewal()).expect_problem(403, "agent-revoked");
     let jobs = admin.get("/api/v1/points").expect(200);
     assert_eq!(jobs.body["items"], json!([]));
 }

@@ -1,25 +1,26 @@
 //! Live events, over a connection that is kept open.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use mover_tests::control::Serve;
 use mover_tests::control::agent::backup;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A stream of events.
 struct Stream(BufReader<TcpStream>);
 
 impl Stream {
     fn open(serve: &Serve, last: Option<&str>) -> Stream {
+        Stream::open_with(serve, &serve.admin_token, last)
+    }
+
+    fn open_with(serve: &Serve, token: &str, last: Option<&str>) -> Stream {
         let address = serve.url().trim_start_matches("http://").to_owned();
         let mut stream = TcpStream::connect(&address).expect("a connection");
         stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a limit");
         let last = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        let head = format!(
-            "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n{last}\r\n",
-            serve.admin_token
-        );
+        let head = format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{last}\r\n");
         stream.write_all(head.as_bytes()).expect("a request");
         Stream(BufReader::new(stream))
     }
@@ -62,4 +63,21 @@ fn events_are_told_live_and_go_on_after_the_last_that_was_seen() {
     assert_eq!((told[0]["job"].as_str(), told[1]["job"].as_str()), (Some(second.as_str()), Some(third.as_str())));
     let fourth = submit("d");
     assert_eq!(stream.next_job().1["job"], fourth.as_str(), "none is told twice");
+}
+
+/// A token was revoked, and whoever held it followed the pool for as long as the connection lived.
+#[test]
+fn stream_of_a_token_that_is_revoked_ends() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(&scratch.path().join("data"), &["--plain-http", "--agent-listen", "127.0.0.1:0"]);
+    let made = serve.admin().post("/api/v1/tokens", &json!({ "name": "spy", "role": "viewer" })).expect(201);
+    let mut stream = Stream::open_with(&serve, &made.field("secret"), None);
+    let mut line = String::new();
+    stream.0.read_line(&mut line).expect("it begins");
+    assert!(line.contains("200"), "{line}");
+    serve.admin().post(&format!("/api/v1/tokens/{}/revoke", made.field("id")), &json!({})).expect(204);
+    // Progress goes on until the next look at the token; then the stream ends, which a limit of the socket is not.
+    let mut rest = String::new();
+    stream.0.read_to_string(&mut rest).expect("it ends");
+    assert!(!rest.is_empty());
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod agent;
+mod agent_faults;
 mod agents;
 mod browse;
 mod clients;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use mover_tests::control::Serve;
 use mover_tests::control::agent::{backup, policy};
-use mover_tests::needs;
+use mover_tests::{exit, needs};
 use serde_json::{Value, json};
 
 fn config(file: &str) -> PathBuf {
@@ -89,9 +89,10 @@ fn units_are_valid_and_confined() {
         assert_eq!(said, "", "{unit}");
         let threshold = format!("--threshold={exposure}");
         accepted("systemd-analyze", &["security", "--offline=true", "--no-pager", &threshold], &copy);
-        for line in ["NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "Restart=on-failure"] {
+        for line in ["NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=on-failure", "Type=notify"] {
             assert!(content.lines().any(|known| known == line), "{unit}: {line}");
         }
+        assert!(content.contains("\nWatchdogSec="), "{unit}");
     }
 }
 
@@ -108,4 +109,6 @@ fn agent_unit_leaves_io_uring_and_the_reading_of_all_files_alone() {
     }
     assert!(settings("CapabilityBoundingSet").iter().any(|capability| capability == "CAP_DAC_READ_SEARCH"));
     assert_eq!(settings("LimitMEMLOCK"), ["infinity"]);
+    assert_eq!(settings("PrivateTmp"), ["no"], "an empty /tmp would be backed up");
+    assert_eq!(settings("RestartPreventExitStatus"), [exit::REVOKED.to_string()], "a revoked agent is not started again");
 }

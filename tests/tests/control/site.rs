@@ -80,11 +80,16 @@ impl Site {
 
     /// The same, by way of another address.
     pub fn agent_by(&self, name: &str, more: &str, url: &str) -> AgentProcess {
+        self.agent_in(name, more, url, self.repo.directory(&format!("agent-{name}")))
+    }
+
+    /// The same, with its state in this directory.
+    pub fn agent_in(&self, name: &str, more: &str, url: &str, state: PathBuf) -> AgentProcess {
         let made = self.admin().post("/api/v1/enrolments", &json!({ "pool": "main" })).expect(201);
-        let state = self.repo.directory(&format!("agent-{name}"));
         let config = self.repo.scratch().join(format!("agent-{name}.toml"));
         let (place, password) = (self.repo.place().display(), self.repo.password_file().display());
-        let text = format!("{more}\n[repository.main]\nurl = '{place}'\npassword-file = '{password}'\n");
+        let commands = if more.contains("commands =") { "" } else { "commands = ['/bin', '/usr/bin']\n" };
+        let text = format!("{commands}{more}\n[repository.main]\nurl = '{place}'\npassword-file = '{password}'\n");
         std::fs::write(&config, text).expect("write agent.toml");
         let fingerprint = made.field("authority_sha256");
         let state_text = state.to_str().expect("a path");
@@ -95,7 +100,7 @@ impl Site {
         enrol.arg("--config").arg(&config);
         let run = mover::finish(enrol, None).expect(exit::DONE);
         let id = run.summary().value()["agent"].as_str().expect("an id").to_owned();
-        let mut agent = AgentProcess { child: None, name: name.to_owned(), id, state, config };
+        let mut agent = AgentProcess { child: None, name: name.to_owned(), id, state, config, program: None };
         agent.start();
         agent
     }
@@ -168,15 +173,33 @@ pub struct AgentProcess {
     /// Its directory.
     pub state: PathBuf,
     config: PathBuf,
+    /// Another file than the binary under test that it is started from.
+    pub program: Option<PathBuf>,
 }
 
 impl AgentProcess {
     /// Starts it, again.
     pub fn start(&mut self) {
-        let mut command = Mover::command(&["agent", "run", "--state", self.state.to_str().expect("a path")]);
+        let arguments = ["agent", "run", "--state", self.state.to_str().expect("a path")];
+        let mut command = match &self.program {
+            Some(program) => std::process::Command::new(program),
+            None => Mover::command::<&str>(&[]),
+        };
+        command.args(arguments).stdin(Stdio::null());
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
         command.arg("--config").arg(&self.config).env("RUST_LOG", "info").stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("start the agent"));
+    }
+
+    /// Starts it anew with another password for the repository.
+    pub fn use_password(&mut self, file: &Path) {
+        self.kill();
+        let text = std::fs::read_to_string(&self.config).expect("read agent.toml");
+        let kept = text.lines().filter(|line| !line.starts_with("password-file"));
+        let text =
+            kept.chain([format!("password-file = '{}'", file.display()).as_str()]).collect::<Vec<_>>().join("\n");
+        std::fs::write(&self.config, text).expect("write agent.toml");
+        self.start();
     }
 
     fn log_file(&self) -> PathBuf {

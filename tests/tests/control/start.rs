@@ -16,16 +16,19 @@ fn first_start_makes_everything_for_its_owner_alone_and_shows_secrets_once() {
     let data = scratch.path().join("data");
     let serve = Serve::start(&data, &[]);
     assert!(serve.admin_token.starts_with("mvr_"));
-    let join = serve.started["join"].as_str().expect("how to join").to_owned();
+    assert_eq!((serve.started["admin_token"].as_str(), serve.started["join"].as_str()), (None, None), "no terminal");
+    let join = std::fs::read_to_string(data.join("agent.join")).expect("how to join");
     for part in ["mover agent enrol --server https://", " --token mve_", " --ca-fingerprint "] {
         assert!(join.contains(part), "{part} is not in {join}");
     }
     let mode = |path: &std::path::Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode(&data), 0o700);
-    assert_eq!(mode(&data.join("authority.key")), 0o600);
+    for file in ["authority.key", "admin.token", "agent.join"] {
+        assert_eq!(mode(&data.join(file)), 0o600, "{file}");
+    }
     assert_eq!(serve.stop(), 0);
     let again = Serve::start(&data, &[]);
-    assert_eq!((again.started["admin_token"].as_str(), again.started["join"].as_str()), (None, None));
+    assert_eq!((again.started["admin_token_file"].as_str(), again.started["join_file"].as_str()), (None, None));
     assert_eq!(again.stop(), 0);
     let anew = Serve::start(&data, &["--new-admin-token"]);
     anew.admin().get("/api/v1/tokens").expect(200);

@@ -1,6 +1,6 @@
 //! Requests that carry a key are answered once: the same key again gets the answer of the first.
 //!
-//! Kept for [`KEPT`]. A key that comes with another request is refused: that is a mistake of who asks.
+//! Kept for [`KEPT`]; a refusal is not kept, its key is free again. A key that comes with another request is refused: that is a mistake of who asks.
 
 use std::time::Duration;
 
@@ -69,6 +69,16 @@ pub async fn begin(database: &Database, who: &str, key: &str, request: &[u8], no
             Ok(Begun::Answered(Answer { status, body: row.text("body")? }))
         })
         .await
+}
+
+/// Frees the key of a request that was refused: nothing was done under it, so another request may have it.
+///
+/// # Errors
+/// The database fails.
+pub async fn free(database: &Database, who: &str, key: &str) -> Result<()> {
+    let sql = "DELETE FROM idempotency WHERE who = $1 AND name = $2 AND status = $3";
+    database.change(async |tx| tx.execute(sql, arguments![who, key, OPEN]).await).await?;
+    Ok(())
 }
 
 /// Keeps the answer of a request that was begun; one that is there already stays.

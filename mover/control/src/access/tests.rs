@@ -22,7 +22,8 @@ fn tokens_are_stored_as_hashes_and_end_when_revoked_or_over() {
         let stored = database.read(async |tx| tx.one("SELECT hash FROM tokens", &[]).await?.text("hash")).await;
         assert!(!secret.reveal().contains(&stored.expect("hash")) && secret.reveal().len() == 4 + 64);
         let wrong = format!("{}0", &secret.reveal()[..67]);
-        for guess in [wrong.as_str(), "", "mvr_"] {
+        let other = super::secret::Secret::new("mvr");
+        for guess in [wrong.as_str(), other.reveal(), "", "mvr_"] {
             if guess != secret.reveal() {
                 let refused = tokens::authenticate(&database, guess, NOON).await;
                 assert!(matches!(refused, Err(ControlError::Forbidden(_))), "{guess}");
@@ -127,5 +128,52 @@ fn sessions_end_with_the_token_that_opened_them() {
         tokens::revoke(&database, &token.id).await.expect("revoked");
         assert!(tokens::authenticate(&database, opened.1.reveal(), NOON).await.is_err(), "ended with its token");
         assert!(tokens::authenticate(&database, secret.reveal(), NOON).await.is_err());
+    });
+}
+
+/// A session was opened in the moment in which its token was revoked, and outlived it.
+#[test]
+fn session_is_not_opened_with_a_token_that_ended_meanwhile() {
+    each_database(async |database| {
+        let (token, _) = tokens::create(&database, "me", Role::Admin, Some(NOON.plus(HOUR)), NOON).await.expect("made");
+        // As a login has it: authenticated before, revoked since.
+        let known = token.clone();
+        assert!(tokens::counts(&database, &token.id, NOON).await.expect("look"));
+        assert!(!tokens::counts(&database, &token.id, NOON.plus(HOUR)).await.expect("look"), "over");
+        let late = tokens::open_session(&database, &known, HOUR, NOON.plus(HOUR)).await;
+        assert!(matches!(late, Err(ControlError::Forbidden(_))), "{late:?}");
+        let (session, _) = tokens::open_session(&database, &known, HOUR, NOON).await.expect("opened");
+        tokens::revoke(&database, &token.id).await.expect("revoked");
+        for id in [&token.id, &session.id] {
+            assert!(!tokens::counts(&database, id, NOON).await.expect("look"));
+        }
+        let late = tokens::open_session(&database, &known, HOUR, NOON).await;
+        assert!(matches!(late, Err(ControlError::Forbidden(_))), "{late:?}");
+        assert_eq!(tokens::list(&database, None, 10).await.expect("list").len(), 2, "none more");
+    });
+}
+
+#[test]
+fn text_that_is_no_token_is_refused_by_its_form() {
+    let secret = super::secret::Secret::new("mvr");
+    let long = format!("{}0", secret.reveal());
+    assert!(tokens::is_well_formed(secret.reveal()));
+    for wrong in ["", "mvr_", "mvr_0000", &secret.reveal()[4..], &secret.reveal().to_uppercase(), &long] {
+        assert!(!tokens::is_well_formed(wrong), "{wrong}");
+    }
+}
+
+/// A request that was refused kept its key: the corrected request under the same key was refused for that.
+#[test]
+fn idempotency_key_of_a_request_that_was_refused_is_free_again() {
+    each_database(async |database| {
+        let begin = async |request: &[u8]| idempotency::begin(&database, "me", "k", request, NOON).await;
+        begin(b"wrong").await.expect("new");
+        idempotency::free(&database, "me", "k").await.expect("refused");
+        assert_eq!(begin(b"right").await.expect("another request"), Begun::Since(NOON));
+        let answer = Answer { status: 201, body: "made".to_owned() };
+        idempotency::end(&database, "me", "k", &answer).await.expect("kept");
+        idempotency::free(&database, "me", "k").await.expect("nothing");
+        assert_eq!(begin(b"right").await.expect("known"), Begun::Answered(answer), "what was answered stays");
     });
 }

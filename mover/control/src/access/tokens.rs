@@ -85,8 +85,47 @@ pub async fn open_session(
         parent: Some(parent.id.clone()),
         ..parent.clone()
     };
-    let secret = store(database, &session, "mvs").await?;
-    Ok((session, secret))
+    let secret = Secret::new("mvs");
+    let hash = secret::hash(secret.reveal());
+    let opened = database
+        .change(async |tx| {
+            // A revocation that runs at the same time waits for this one, or this one for it.
+            tx.locked("SELECT id FROM tokens WHERE id = $1", arguments![&parent.id]).await?;
+            tx.execute(
+                "INSERT INTO tokens (id, hash, name, role, created_at, expires_at, revoked, parent)
+                 SELECT $1, $2, name, role, $3, $4, 0, id FROM tokens
+                 WHERE id = $5 AND revoked = 0 AND (expires_at IS NULL OR expires_at > $3)
+                 ON CONFLICT (id) DO NOTHING",
+                arguments![&session.id, &hash, now, session.expires_at, &parent.id],
+            )
+            .await?;
+            tx.optional("SELECT id FROM tokens WHERE id = $1 AND revoked = 0", arguments![&session.id]).await
+        })
+        .await?;
+    match opened {
+        Some(_) => Ok((session, secret)),
+        None => Err(refused()),
+    }
+}
+
+fn refused() -> ControlError {
+    ControlError::Forbidden("the token is unknown, ended or revoked".to_owned())
+}
+
+/// Whether `secret` has the form of one: nothing else is worth a look into the database.
+pub fn is_well_formed(secret: &str) -> bool {
+    let hex = secret.strip_prefix("mvr_").or_else(|| secret.strip_prefix("mvs_"));
+    hex.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// Whether a token counts still: for who was let in a while ago.
+///
+/// # Errors
+/// The database fails.
+pub async fn counts(database: &Database, id: &RecordId, now: UnixMillis) -> Result<bool> {
+    let sql = "SELECT id FROM tokens WHERE id = $1 AND revoked = 0 AND (expires_at IS NULL OR expires_at > $2)";
+    let row = database.read(async |tx| tx.optional(sql, arguments![id, now]).await).await?;
+    Ok(row.is_some())
 }
 
 async fn store(database: &Database, token: &Token, prefix: &str) -> Result<Secret> {
@@ -118,7 +157,9 @@ async fn store(database: &Database, token: &Token, prefix: &str) -> Result<Secre
 /// # Errors
 /// It is unknown, ended or revoked: all told alike; or the database fails.
 pub async fn authenticate(database: &Database, secret: &str, now: UnixMillis) -> Result<Token> {
-    let refused = || ControlError::Forbidden("the token is unknown, ended or revoked".to_owned());
+    if !is_well_formed(secret) {
+        return Err(refused());
+    }
     let sql = "SELECT * FROM tokens WHERE hash = $1";
     let row = database.read(async |tx| tx.optional(sql, arguments![secret::hash(secret)]).await).await?;
     let row = row.ok_or_else(refused)?;
@@ -151,8 +192,10 @@ pub async fn revoke(database: &Database, id: &RecordId) -> Result<()> {
     let own = "UPDATE tokens SET revoked = 1 WHERE id = $1";
     let sessions = "UPDATE tokens SET revoked = 1 WHERE parent = $1";
     let work = async |tx: &mut Transaction| {
+        // Its own row first: whoever opens a session holds it.
+        let rows = tx.execute(own, arguments![id]).await?;
         tx.execute(sessions, arguments![id]).await?;
-        tx.execute(own, arguments![id]).await
+        Ok(rows)
     };
     let rows = database.change(work).await?;
     if rows == 0 { Err(ControlError::not_found("token", id)) } else { Ok(()) }

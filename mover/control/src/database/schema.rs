@@ -9,7 +9,7 @@ use crate::error::{ControlError, Result};
 use super::{Database, Transaction};
 
 /// Steps in order; the first has number 1.
-const STEPS: [&[&str]; 1] = [&[
+const STEPS: [&[&str]; 2] = [&[
     // `phase` is 0 in the queue, 1 in work, 2 ended: what partial indexes ask for. `lane` is who can do it: a pool, a
     // source of a pool, or one host. `rank` orders by fair share. `waits_on` names what keeps a queued job from being
     // leased; such jobs are not in the index that a lease reads.
@@ -99,6 +99,16 @@ const STEPS: [&[&str]; 1] = [&[
     )",
     "CREATE INDEX questions_open ON questions (id) WHERE phase = 0",
     "CREATE INDEX questions_over ON questions (expires_at)",
+], &[
+    "ALTER TABLE jobs ADD COLUMN lapses BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX jobs_repository ON jobs (repository, id)",
+    // Of the kernel that the agent's host runs: another one is a restart of the host.
+    "ALTER TABLE agents ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE outbox ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+    // The rank that was leased last: where a share begins that was idle.
+    "CREATE TABLE heads (
+        pool TEXT NOT NULL, priority BIGINT NOT NULL, rank BIGINT NOT NULL, PRIMARY KEY (pool, priority)
+    )",
 ]];
 
 /// Brings the database to the last step.
@@ -136,25 +146,26 @@ mod tests {
                 .await
                 .expect("a row");
             let error = migrate(&database).await.expect_err("newer");
-            assert!(error.to_string().contains("schema 99, this program knows up to 1; run the newer"), "{error}");
+            assert!(error.to_string().contains("schema 99, this program knows up to 2; run the newer"), "{error}");
         });
     }
 
     #[test]
     fn schema_steps_are_applied_once_and_all_or_none() {
         each_database(async |database| {
-            let next: [&[&str]; 2] = [STEPS[0], &["ALTER TABLE tokens ADD COLUMN note TEXT"]];
+            let next: [&[&str]; 3] = [STEPS[0], STEPS[1], &["ALTER TABLE tokens ADD COLUMN note TEXT"]];
             for _ in 0..2 {
-                database.decide(async |tx| bring_up(tx, &next).await).await.expect("second step once");
+                database.decide(async |tx| bring_up(tx, &next).await).await.expect("third step once");
             }
-            let broken: [&[&str]; 3] = [next[0], next[1], &["CREATE TABLE third (id TEXT)", "CREATE NONSENSE"]];
-            database.decide(async |tx| bring_up(tx, &broken).await).await.expect_err("third step");
+            let broken: [&[&str]; 4] =
+                [next[0], next[1], next[2], &["CREATE TABLE fourth (id TEXT)", "CREATE NONSENSE"]];
+            database.decide(async |tx| bring_up(tx, &broken).await).await.expect_err("fourth step");
             let count = database
                 .read(async |tx| tx.one("SELECT COUNT(*) AS n FROM schema_steps", &[]).await?.number("n"))
                 .await;
-            assert_eq!(count.expect("count"), 2);
+            assert_eq!(count.expect("count"), 3);
             database
-                .read(async |tx| tx.all("SELECT id FROM third", &[]).await.map(|_| ()))
+                .read(async |tx| tx.all("SELECT id FROM fourth", &[]).await.map(|_| ()))
                 .await
                 .expect_err("no table");
         });

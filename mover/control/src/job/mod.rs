@@ -6,10 +6,11 @@
 
 pub mod admission;
 pub mod events;
+pub(crate) mod figures;
 pub mod order;
 pub mod points;
 pub mod progress;
-mod ranks;
+pub(crate) mod ranks;
 pub mod requests;
 pub mod state;
 pub mod store;
@@ -188,6 +189,9 @@ pub struct Job {
     pub ended_at: Option<UnixMillis>,
     /// How often it was leased.
     pub attempt: i64,
+    /// How many of these leases ended since its agent was lost, which is no attempt that failed.
+    #[serde(default)]
+    pub lapses: i64,
     /// The fencing token of its last lease: only grows.
     pub fence: i64,
     /// Whose that lease is, or was.

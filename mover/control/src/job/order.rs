@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::service::notification::NotifyRule;
+use crate::service::notification::{NotifyRule, REDACTED};
 
 /// Attempts of a job when nobody says otherwise.
 pub const ATTEMPTS: u32 = 3;
@@ -147,7 +147,28 @@ impl Default for JobOrder {
     }
 }
 
+impl Command {
+    /// The program without its arguments, which may hold a secret.
+    pub(crate) fn redacted(mut self) -> Command {
+        self.arguments.iter_mut().skip(1).for_each(|argument| *argument = REDACTED.to_owned());
+        self
+    }
+}
+
 impl JobOrder {
+    /// For eyes below admin: no argument of a command, no address of a message.
+    pub fn redacted(mut self) -> JobOrder {
+        self.before = self.before.into_iter().map(Command::redacted).collect();
+        self.after = self.after.into_iter().map(Command::redacted).collect();
+        self.notify = self.notify.into_iter().map(NotifyRule::redacted).collect();
+        self
+    }
+
+    /// Whether it runs programs or tells others: what only an admin may ask for.
+    pub fn needs_admin(&self) -> bool {
+        !(self.before.is_empty() && self.after.is_empty() && self.notify.is_empty())
+    }
+
     /// Pause before the next attempt.
     pub fn retry_pause(&self) -> Duration {
         Duration::from_secs(self.retry_pause_seconds)

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments;
-use crate::database::Database;
+use crate::database::{Database, before};
 use crate::error::Result;
 use crate::ids::{AgentId, JobId, PolicyId, UnixMillis};
 
@@ -74,12 +74,16 @@ pub struct PointFilter {
 /// # Errors
 /// The database fails.
 pub async fn list(database: &Database, filter: &PointFilter, limit: u32) -> Result<Vec<KnownPoint>> {
-    let before = filter.before.as_ref().map_or("~", JobId::as_str);
-    let sql = "SELECT * FROM jobs WHERE recovery_point IS NOT NULL AND kind = 'backup' AND id < $1
-               AND ($2 IS NULL OR set_name = $2) AND ($3 IS NULL OR repository = $3) ORDER BY id DESC LIMIT $4";
+    let (page, cursor) = before("id", 4, filter.before.as_ref().map(JobId::as_str));
+    let sql = format!(
+        "SELECT * FROM jobs WHERE recovery_point IS NOT NULL AND kind = 'backup'
+         AND ($1 IS NULL OR set_name = $1) AND ($2 IS NULL OR repository = $2){page} ORDER BY id DESC LIMIT $3"
+    );
+    let asked = arguments![filter.set.clone(), filter.repository.clone(), limit];
+    let asked = [&asked[..], &cursor[..]].concat();
     database
         .read(async |tx| {
-            let rows = tx.all(sql, arguments![before, filter.set.clone(), filter.repository.clone(), limit]).await?;
+            let rows = tx.all(&sql, &asked).await?;
             Ok(store::from_records(&rows)?.into_iter().filter_map(KnownPoint::of).collect())
         })
         .await

@@ -1,8 +1,8 @@
 //! Fair shares: the rank that a job is given once, when it enters the queue.
 //!
 //! Self-clocked fair queueing (Golestani, INFOCOM 1994): the finish tag of a job is the later of the share's last tag
-//! and the tag at the head of the queue, plus one step divided by the weight of the share. Ordered by this tag, shares
-//! that always have work are served in proportion to their weights, one that was idle begins at the head and neither
+//! and the tag that was leased last, plus one step divided by the weight of the share. Ordered by this tag, shares
+//! that always have work are served in proportion to their weights, one that was idle begins there and neither
 //! saves up nor owes anything, and a lease needs no arithmetic: the order is an index. Jobs of one pool and one
 //! priority share; higher priorities go first whatever their share got.
 
@@ -25,20 +25,16 @@ pub(super) async fn assign(tx: &mut Transaction, pool: &str, priority: i64, shar
     let key = arguments![pool, priority, share];
     let own = tx.optional("SELECT rank FROM shares WHERE pool = $1 AND priority = $2 AND share = $3", key).await?;
     let own = own.map(|row| row.number("rank")).transpose()?.unwrap_or(0);
-    let head = tx
-        .optional(
-            "SELECT rank FROM jobs WHERE phase = 0 AND pool = $1 AND priority = $2 ORDER BY rank LIMIT 1",
-            arguments![pool, priority],
-        )
-        .await?;
-    let head = match head {
-        Some(row) => row.number("rank")?,
+    let waiting = "SELECT rank FROM jobs WHERE phase = 0 AND pool = $1 AND priority = $2 LIMIT 1";
+    let is_idle = tx.optional(waiting, arguments![pool, priority]).await?.is_none();
+    let head = if is_idle {
         // Nobody waits: all shares begin anew from the highest tag that was given.
-        None => {
-            let sql = "SELECT COALESCE(MAX(rank), 0) AS rank FROM shares WHERE pool = $1 AND priority = $2";
-            tx.one(sql, arguments![pool, priority]).await?.number("rank")?
-        }
+        "SELECT COALESCE(MAX(rank), 0) AS rank FROM shares WHERE pool = $1 AND priority = $2"
+    } else {
+        // The tag in service, not that of the first in the queue: one that nobody can do now would hold time still.
+        "SELECT COALESCE(MAX(rank), 0) AS rank FROM heads WHERE pool = $1 AND priority = $2"
     };
+    let head = tx.one(head, arguments![pool, priority]).await?.number("rank")?;
     let rank = next_rank(own, head, weight);
     tx.execute(
         "INSERT INTO shares (pool, priority, share, rank) VALUES ($1, $2, $3, $4)
@@ -47,6 +43,17 @@ pub(super) async fn assign(tx: &mut Transaction, pool: &str, priority: i64, shar
     )
     .await?;
     Ok(rank)
+}
+
+/// A job of this rank was leased: shares that were idle begin here from now on.
+pub(crate) async fn served(tx: &mut Transaction, pool: &str, priority: i64, rank: i64) -> Result<()> {
+    tx.execute(
+        "INSERT INTO heads (pool, priority, rank) VALUES ($1, $2, $3)
+         ON CONFLICT (pool, priority) DO UPDATE SET rank = excluded.rank WHERE heads.rank < excluded.rank",
+        arguments![pool, priority, rank],
+    )
+    .await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::database::{Argument, Database, Transaction, placeholders};
 use crate::error::Result;
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::waiting::{park, repository_key, set_key, source_key};
-use crate::job::{Job, JobKind, JobState, store};
+use crate::job::{Job, JobKind, JobState, ranks, store};
 use crate::placement::choice::{Candidate, choose};
 use crate::placement::lane;
 
@@ -56,6 +56,22 @@ pub struct Lease {
 /// # Errors
 /// The database fails. A transaction whose answer was lost may have leased: such leases lapse.
 pub async fn take(database: &Database, offers: &[Offer], now: UnixMillis) -> Result<Vec<Lease>> {
+    take_some(database, offers, now).await.map(|taken| taken.leases)
+}
+
+/// What one transaction gave out.
+pub struct Taken {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// It ended at its bounds: the same agents asked again may get more at once.
+    pub is_cut_off: bool,
+}
+
+/// The same, and whether it is worth asking again at once.
+///
+/// # Errors
+/// As for [`take`].
+pub async fn take_some(database: &Database, offers: &[Offer], now: UnixMillis) -> Result<Taken> {
     database.decide(async |tx| Taking::begin(tx, offers).await?.run(tx, now).await).await
 }
 
@@ -109,11 +125,13 @@ impl Taking {
         Ok(ready)
     }
 
-    async fn run(mut self, tx: &mut Transaction, now: UnixMillis) -> Result<Vec<Lease>> {
+    async fn run(mut self, tx: &mut Transaction, now: UnixMillis) -> Result<Taken> {
+        let mut is_cut_off = true;
         for _ in 0..ROUNDS {
             let free: u32 = self.candidates.iter().map(|candidate| candidate.free).sum();
             let window = free.min(BATCH_MAX.saturating_sub(self.leases.len() as u32));
             if window == 0 {
+                is_cut_off = false;
                 break;
             }
             let mut heads = Vec::new();
@@ -127,10 +145,18 @@ impl Taking {
             }
             // Only where something left the way is there more to see.
             if !has_parked {
+                is_cut_off = false;
                 break;
             }
         }
-        Ok(self.leases)
+        let mut heads: HashMap<(&str, i64), i64> = HashMap::new();
+        for Lease { job, .. } in &self.leases {
+            heads.entry((&job.pool, job.priority)).and_modify(|rank| *rank = job.rank.max(*rank)).or_insert(job.rank);
+        }
+        for ((pool, priority), rank) in heads {
+            ranks::served(tx, pool, priority, rank).await?;
+        }
+        Ok(Taken { leases: self.leases, is_cut_off })
     }
 
     /// Leases a job, parks it, or leaves it: true if it was parked.
@@ -160,13 +186,15 @@ impl Taking {
     /// What keeps a job from running now.
     async fn obstacle(&mut self, tx: &mut Transaction, job: &Job) -> Result<Option<String>> {
         // S-058: a backup waits for a restore of its set that has begun, and never runs beside another backup of it.
+        // One that lapsed and whose agent may still be at work counts too; of two such the older one goes first.
         // A restore waits for nothing, and a backup of another set runs beside it (S-057).
         if job.kind == JobKind::Backup {
             let other = tx
                 .optional(
                     "SELECT id FROM jobs WHERE set_name = $1 AND phase < 2 AND id <> $2
-                     AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)) LIMIT 1",
-                    arguments![&job.set, &job.id],
+                     AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)
+                        OR (kind = 'backup' AND agent IS NOT NULL AND ($3 = 0 OR id < $2))) LIMIT 1",
+                    arguments![&job.set, &job.id, job.agent.is_some()],
                 )
                 .await?;
             if other.is_some() {
@@ -223,7 +251,9 @@ async fn lease(tx: &mut Transaction, job: &Job, agent: AgentId, now: UnixMillis)
     next.granted = false;
     next.started_at = next.started_at.or(Some(now));
     next.message = None;
-    let job = store::move_to(tx, job, next, JobState::Estimating, now).await?;
+    let mut job = store::move_to(tx, job, next, JobState::Estimating, now).await?;
+    // Addresses of messages are this server's business.
+    job.order.notify.clear();
     let fence = job.fence;
     assert!(fence > 0, "the first fence is 1");
     Ok(Lease { job, agent, fence })

@@ -108,7 +108,7 @@ fn webhook_that_answers_500_or_elsewhere_is_tried_again_until_it_accepts() {
         ended(&database, webhook(&hook.url, Some(r#"{"text":"{set} is {state}"}"#))).await;
         let clock = ManualClock::at(NOON);
         let context = Context::new(database.clone(), clock.clone());
-        let deliveries = Deliveries::new(None).expect("TLS");
+        let deliveries = Deliveries::new(None, true).expect("TLS");
         for (attempt, accepted, error) in [(1, 0, Some("500")), (2, 0, Some("302")), (3, 1, None)] {
             assert_eq!(notifier::deliver_due(&context, &deliveries).await.expect("deliver"), accepted);
             assert_eq!(notifier::deliver_due(&context, &deliveries).await.expect("deliver"), 0, "not before its pause");
@@ -132,9 +132,9 @@ fn webhook_that_is_silent_or_shows_a_certificate_that_nobody_trusts_is_an_error_
         let (silent, plain) = (Listener::start(&["", ""]), Listener::start(&[OK, OK]));
         let clock = ManualClock::at(NOON);
         let context = Context::new(database.clone(), clock.clone());
-        let mut deliveries = Deliveries::new(None).expect("TLS");
+        let mut deliveries = Deliveries::new(None, true).expect("TLS");
         deliveries.webhook =
-            Arc::new(super::delivery::HttpWebhook::with_patience(Duration::from_millis(200)).expect("TLS"));
+            Arc::new(super::delivery::HttpWebhook::with_patience(Duration::from_millis(200), true).expect("TLS"));
         ended(&database, webhook(&silent.url, None)).await;
         assert_eq!(notifier::deliver_due(&context, &deliveries).await.expect("deliver"), 0);
         let (attempts, is_over, error) = message(&database).await;
@@ -207,11 +207,14 @@ fn mail_goes_through_a_real_server_and_waits_while_there_is_none() {
         let context = Context::new(database.clone(), clock.clone());
         let by = |port: u16| {
             let mail = SmtpMail::new(&format!("smtp://127.0.0.1:{port}"), "mover <mover@example.org>");
-            Deliveries::new(Some(Arc::new(mail.expect("a mail server")))).expect("TLS")
+            Deliveries::new(Some(Arc::new(mail.expect("a mail server"))), true).expect("TLS")
         };
         // Nobody listens on the first port.
         assert_eq!(notifier::deliver_due(&context, &by(1)).await.expect("deliver"), 0);
-        assert_eq!(notifier::deliver_due(&context, &Deliveries::new(None).expect("TLS")).await.expect("deliver"), 0);
+        assert_eq!(
+            notifier::deliver_due(&context, &Deliveries::new(None, true).expect("TLS")).await.expect("deliver"),
+            0
+        );
         clock.advance(HOUR);
         assert_eq!(notifier::deliver_due(&context, &by(smtp.port)).await.expect("deliver"), 1);
         assert!(message(&database).await.1);

@@ -4,6 +4,9 @@
 //! A backup that made a recovery point is the only row that lists it before an agent is asked, so it is kept far longer
 //! than other jobs ([`Kept::points`]); the repository is what counts, and it keeps its points whatever happens here.
 //!
+//! A clock that is wrong must not make everything old: nothing is removed while now is more than [`QUIET`] past the
+//! newest row of the history, nor for a day after a jump of the clock that was followed.
+//!
 //! Never: a job that has not ended; the last job of a policy; a message that is still to be delivered; a run of a
 //! calendar younger than the jobs (it is what keeps a schedule from running twice).
 
@@ -13,7 +16,7 @@ use actix::Actor;
 
 use crate::access::idempotency;
 use crate::arguments;
-use crate::database::Database;
+use crate::database::{Database, Transaction};
 use crate::error::Result;
 use crate::ids::UnixMillis;
 
@@ -26,6 +29,8 @@ const BATCH: u32 = 200;
 /// Transactions for one kind of row in one look; the rest comes with the next.
 const BATCHES_MAX: u32 = 500;
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// A server in use has a newer row than that; where it has none, the clock is doubted.
+const QUIET: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long what is over is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,10 @@ impl Actor for Housekeeper {
 /// The database fails; the next call goes on.
 pub async fn sweep(context: &Context) -> Result<u64> {
     let (database, kept, now) = (&context.database, context.kept, context.clock.now());
+    if is_doubtful(context, now).await? {
+        tracing::warn!(%now, "nothing is removed: the clock is far ahead of the history, or has just jumped");
+        return Ok(0);
+    }
     let ended = "phase = 2 AND ended_at < $1 AND id NOT IN (SELECT last_job FROM policies WHERE last_job IS NOT NULL)";
     let over = [
         ("jobs", "id", format!("SELECT id FROM jobs WHERE recovery_point IS NULL AND {ended} LIMIT $2"), kept.jobs),
@@ -111,6 +120,24 @@ pub async fn sweep(context: &Context) -> Result<u64> {
     let runs = "DELETE FROM runs WHERE due < $1 AND job NOT IN (SELECT id FROM jobs)";
     removed += database.change(async |tx| tx.execute(runs, arguments![now.minus(kept.jobs)]).await).await?;
     Ok(removed)
+}
+
+/// Whether the time of day may be wrong by so much that removing by age would be harm.
+async fn is_doubtful(context: &Context, now: UnixMillis) -> Result<bool> {
+    if context.clock.since_jump().is_some_and(|since| since < DAY) {
+        return Ok(true);
+    }
+    let newest = async |tx: &mut Transaction| {
+        let mut newest = None;
+        for table in ["events", "audit"] {
+            let sql = format!("SELECT at FROM {table} ORDER BY id DESC LIMIT 1");
+            let row = tx.optional(&sql, &[]).await?;
+            newest = newest.max(row.map(|row| row.time("at")).transpose()?);
+        }
+        Ok(newest)
+    };
+    let newest: Option<UnixMillis> = context.database.read(newest).await?;
+    Ok(newest.is_some_and(|newest| newest.plus(QUIET) < now))
 }
 
 /// Those of the first rows by id that are too old: ids follow time, so nothing else is looked at.
@@ -172,9 +199,14 @@ mod tests {
             assert_eq!(sweep(&context).await.expect("sweep"), 0, "all is new");
             let mut left = Vec::new();
             for days in [2, 89, 91, 399, 401, 3659, 3661] {
-                let context = Context::new(database.clone(), ManualClock::at(NOON.plus(DAY * days)));
+                let now = NOON.plus(DAY * days);
+                // The pool is in use, and its clock is right.
+                record(&database, now).await;
+                let context = Context::new(database.clone(), ManualClock::at(now));
                 sweep(&context).await.expect("sweep");
-                left.push((days, count(&database, "jobs").await, count(&database, "events").await > 0));
+                let old = "SELECT COUNT(*) AS n FROM events WHERE at = $1";
+                let events = database.read(async |tx| tx.one(old, arguments![NOON]).await?.number("n")).await;
+                left.push((days, count(&database, "jobs").await, events.expect("count") > 0));
             }
             assert_eq!(
                 left,
@@ -191,6 +223,36 @@ mod tests {
             assert_eq!(count(&database, "idempotency").await + count(&database, "enrolments").await, 0);
             let waits = store::counts(&database).await.expect("counts");
             assert_eq!(waits, [(JobState::Queued, 1)], "a job that has not ended is never removed");
+        });
+    }
+
+    async fn record(database: &Database, now: UnixMillis) {
+        let sql = "INSERT INTO audit (id, at, who, role, action, object, outcome)
+                   VALUES ($1, $2, 'me', 'admin', 'act', 'thing', 'done')";
+        let id = RecordId::new(now);
+        database.change(async |tx| tx.execute(sql, arguments![&id, now]).await).await.expect("a row");
+    }
+
+    /// The battery of a server was empty, it began a year ahead, and threw its history away within the hour.
+    #[test]
+    fn clock_that_is_far_ahead_of_the_history_or_has_just_jumped_removes_nothing() {
+        each_database(async |database| {
+            history(&database, 3, 1).await;
+            let year = NOON.plus(DAY * 420);
+            let ahead = Context::new(database.clone(), ManualClock::at(year));
+            assert_eq!(sweep(&ahead).await.expect("sweep"), 0, "420 days without a row");
+            // A year is gone by, and the server was in use: the same rows are old.
+            record(&database, year.minus(DAY * 20)).await;
+            let manual = ManualClock::at(year.minus(DAY * 200));
+            let jumps = Context::new(database.clone(), manual.clone());
+            manual.set_wall(year);
+            jumps.clock.now();
+            manual.advance(crate::clock::BELIEF);
+            assert!(jumps.clock.now() >= year, "the jump is believed");
+            assert_eq!(sweep(&jumps).await.expect("sweep"), 0, "and nothing is removed by it");
+            manual.advance(DAY);
+            assert!(sweep(&jumps).await.expect("sweep") > 0, "a day later it counts");
+            assert_eq!(count(&database, "jobs").await, 2, "the one with a point, and the one that waits");
         });
     }
 

@@ -96,6 +96,10 @@ impl Service {
 #[cfg(test)]
 mod deliveries;
 #[cfg(test)]
+mod mended;
+#[cfg(test)]
 mod outage;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,7 @@ fn server_whose_postgres_is_away_keeps_its_agents_waiting_and_goes_on_afterwards
         let database = Database::open_postgres(&postgres.url()).await.expect("open");
         let context = Context::new(database.clone(), Arc::new(SystemClock::new()));
         let now = || -> UnixMillis { context.clock.now() };
-        let service = Service::start(context.clone(), Deliveries::new(None).expect("TLS"));
+        let service = Service::start(context.clone(), Deliveries::new(None, true).expect("TLS"));
         let poll = |name: &str| {
             let offer = Offer { agent: name.into(), free: 1, resident: Vec::new() };
             service.queue.send(Poll { offer, wait: Duration::from_secs(60) })

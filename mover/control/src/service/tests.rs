@@ -182,7 +182,10 @@ fn s031_nas_job_whose_proxy_died_goes_to_another() {
         let offer = |name: &str| Offer { agent: name.into(), free: 1, resident: Vec::new() };
         assert!(take(&database, &[offer("b")], NOON).await.expect("take").is_empty());
         assert_eq!(take(&database, &[offer("a")], NOON).await.expect("take").len(), 1);
-        crate::lease::lapse::release_lost(&database, &"a".into(), &[], NOON).await.expect("began anew");
+        let mut description = registry::get(&database, &"a".into()).await.expect("a").description;
+        description.instance = "second".to_owned();
+        let said = crate::protocol::HelloRequest { description, boot: None, held: Vec::new() };
+        crate::lease::lapse::greet(&database, &"a".into(), &said, NOON).await.expect("began anew");
         assert_eq!(take(&database, &[offer("b")], NOON).await.expect("take").len(), 1);
     });
 }

@@ -5,6 +5,11 @@
 //! that lost its lease may be about to publish. Fence and commit compete for one name, so exactly one wins; if it was the
 //! commit, its point is the result. Only later runs fence earlier ones, so two never fence each other.
 //!
+//! A key that may only add fences its own runs alone. Where agents of a pool have such keys of their own, an earlier run
+//! of another key cannot be fenced: it is looked at again right before the commit, and if it has published by then, this
+//! run does not. What is left is the moment between that look and the commit, which the grant of the control plane covers:
+//! it is given to one agent at a time. Who wants both guards gives the agents of a pool one key, or full ones.
+//!
 //! Jobs that nobody names draw their id, share it with no other run, and pay nothing here.
 
 use super::history::History;
@@ -12,7 +17,7 @@ use super::outcome::Outcome;
 use super::point::RecoveryPoint;
 use super::record::Role;
 use super::registration::{Fencing, Registration};
-use crate::error::Result;
+use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, ObjectId};
 
 /// The identity in the log of a job that is named outside.
@@ -34,6 +39,10 @@ impl Registration {
         }
         let mut was_late = false;
         for victim in without_outcome(self.history(), self.number(), job) {
+            if !self.can_fence(victim) {
+                tracing::info!(run = %victim, "an earlier run of this job has another key: it is looked at before the commit");
+                continue;
+            }
             was_late |= self.fence(victim, "its job is run anew").await? == Fencing::HadOutcome;
         }
         if !was_late {
@@ -42,6 +51,38 @@ impl Registration {
         // It ended between our reading and our fence: with its point, or without.
         let history = self.repository().history().await?;
         Ok(published(&history, self.number(), job))
+    }
+}
+
+impl Registration {
+    /// Whether a fence of ours would count.
+    fn can_fence(&self, victim: LogNumber) -> bool {
+        let secrets = self.repository().secrets();
+        let own = secrets.signing().verifying_key();
+        secrets.is_admin() || self.history().entry(victim).is_some_and(|entry| entry.signer == own)
+    }
+
+    /// Right before a recovery point is published: no earlier run of its job that could not be fenced has done so.
+    ///
+    /// # Errors
+    /// [`RepositoryError::JobDone`]; as [`crate::Repository::history`].
+    pub(super) async fn still_alone(&self) -> Result<()> {
+        let own = self.history().entry(self.number()).and_then(|entry| entry.open.as_ref());
+        let Some(job) = own.map(|open| open.job) else { return Ok(()) };
+        let mut unfenced = without_outcome(self.history(), self.number(), job);
+        unfenced.retain(|victim| !self.can_fence(*victim));
+        if unfenced.is_empty() {
+            return Ok(());
+        }
+        let history = self.repository().history().await?;
+        let is_published = |number: &&LogNumber| {
+            let outcome = history.entry(**number).and_then(|entry| entry.outcome());
+            matches!(outcome, Some(Outcome::RecoveryPoint(_)))
+        };
+        let Some(earlier) = unfenced.iter().find(is_published) else { return Ok(()) };
+        let open = self.history().entry(*earlier).and_then(|entry| entry.open.as_ref());
+        let host = open.map(|open| open.host.clone()).unwrap_or_default();
+        Err(RepositoryError::JobDone { earlier: *earlier, host })
     }
 }
 
@@ -69,10 +110,10 @@ fn without_outcome(history: &History, below: LogNumber, job: ObjectId) -> Vec<Lo
 mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
-    use crate::error::RepositoryError;
     use crate::ids::UnixNanos;
-    use crate::keys::Credential;
+    use crate::keys::{Credential, Stretching};
     use crate::log::OpenRecord;
+    use crate::repository::KeyRights;
     use crate::testing::point;
     use crate::{InitOptions, Repository};
     use futures_lite::future::block_on;
@@ -104,6 +145,49 @@ mod tests {
 
     fn points(repository: &Repository) -> usize {
         block_on(repository.history()).expect("history").points().count()
+    }
+
+    /// Two agents of a pool, each with a key of its own that may only add.
+    fn two_put_only() -> [Repository; 2] {
+        let backend: Arc<dyn crate::backend::Backend> = Arc::new(MemoryBackend::new());
+        let credential = Credential::key_file(vec![1; 32]).expect("a key");
+        let admin =
+            block_on(Repository::init(Arc::clone(&backend), &credential, InitOptions::default())).expect("init");
+        [2, 3].map(|number| {
+            let key = Credential::key_file(vec![number; 32]).expect("a key");
+            block_on(admin.add_key(&key, KeyRights::PutOnly, Stretching::CHEAPEST)).expect("add");
+            block_on(Repository::open(Arc::clone(&backend), &key)).expect("open")
+        })
+    }
+
+    /// The job of a dead agent once failed on all others for ever: none of them could fence its run.
+    #[test]
+    fn takeover_of_a_run_under_another_put_only_key_goes_on_and_publishes_unless_that_one_has() {
+        let [one, two] = two_put_only();
+        let dead = register(&one, "job");
+        assert_eq!(take_over(&dead), None);
+        let second = register(&two, "job");
+        assert_eq!(take_over(&second), None, "it cannot be fenced, and is no reason to fail");
+        block_on(second.commit(Outcome::RecoveryPoint(point("set")))).expect("the second commits");
+        assert_eq!(points(&two), 1);
+        let third = register(&one, "job");
+        assert!(take_over(&third).is_some(), "whoever comes next finds it");
+    }
+
+    #[test]
+    fn late_commit_under_another_put_only_key_is_seen_before_the_own_one() {
+        let [one, two] = two_put_only();
+        let slow = register(&one, "job");
+        let second = register(&two, "job");
+        assert_eq!(take_over(&second), None);
+        let number = slow.number();
+        block_on(slow.commit(Outcome::RecoveryPoint(point("set")))).expect("the first commits");
+        let refused = block_on(second.commit(Outcome::RecoveryPoint(point("set"))));
+        assert!(matches!(&refused, Err(RepositoryError::JobDone { earlier, .. }) if *earlier == number), "{refused:?}");
+        assert_eq!(points(&two), 1, "one job, one recovery point");
+        let history = block_on(two.history()).expect("history");
+        assert!(history.entries().iter().all(|entry| entry.done.is_some()), "the refused run has ended");
+        assert!(take_over(&register(&two, "job")).is_some());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::Bytes;
+use mover_control::access::tokens;
 use mover_control::ids::{RecordId, UnixMillis};
 use mover_control::job::events::{self, Event, OVERLAP};
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ use crate::serve::problem::Problem;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often progress is told, in looks.
 const PROGRESS: u64 = 2;
+/// How often it is looked whether the token of the reader counts still, in looks.
+const CHECK: u64 = 10;
 /// Events in one look.
 const BATCH: u32 = 500;
 /// Ids that are remembered as told.
@@ -42,10 +45,10 @@ pub async fn stream(call: Call) -> Answer {
     };
     let from = call.last_event.clone().filter(|id| id.len() <= 64).map(RecordId::from);
     let (sender, receiver) = mpsc::channel(BUFFERED);
-    let (app, now) = (Arc::clone(&call.app), call.now());
+    let (app, now, token) = (Arc::clone(&call.app), call.now(), call.token().id.clone());
     actix_web::rt::spawn(async move {
         let _place = place;
-        follow(&app, from, now, sender).await;
+        follow(&app, &token, from, now, sender).await;
     });
     let parts = futures_util::stream::unfold(receiver, async |mut receiver: mpsc::Receiver<String>| {
         let part = receiver.recv().await?;
@@ -97,7 +100,7 @@ impl Told {
     }
 }
 
-async fn follow(app: &App, from: Option<RecordId>, now: UnixMillis, sender: mpsc::Sender<String>) {
+async fn follow(app: &App, token: &RecordId, from: Option<RecordId>, now: UnixMillis, sender: mpsc::Sender<String>) {
     let mut stopping = app.stopping.clone();
     let mut told = Told::new(from, now);
     if send(&sender, "retry: 2000\n\n".to_owned()).await.is_err() {
@@ -106,6 +109,10 @@ async fn follow(app: &App, from: Option<RecordId>, now: UnixMillis, sender: mpsc
     for look in 0u64.. {
         let mut text = String::new();
         let now = app.clock.now();
+        // Who was let in must count still; a database that is away does not say that they do not.
+        if look.is_multiple_of(CHECK) && matches!(tokens::counts(&app.database, token, now).await, Ok(false)) {
+            return;
+        }
         // A database that is away has no news; the stream goes on after it.
         if let Ok(found) = events::after(&app.database, Some(&told.from), BATCH).await {
             let is_full = found.len() == BATCH as usize;

@@ -168,6 +168,7 @@ fn people() -> Vec<Endpoint> {
             .says("Open a session of the console with a token: sets a cookie")
             .acts("session.open")
             .takes::<people::Login>()
+            .body_at_most(people::LOGIN_BYTES)
             .answers::<people::Me>(201)
             .secret(),
         Endpoint::new(Method::DELETE, "/api/v1/session", Access::Token(Viewer), people::logout)

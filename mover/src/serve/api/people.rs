@@ -17,6 +17,9 @@ use crate::serve::problem::Problem;
 /// How long a session of the console lasts.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
 
+/// A body with one token at most.
+pub const LOGIN_BYTES: usize = 8 << 10;
+
 /// A token that somebody wants.
 #[derive(Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

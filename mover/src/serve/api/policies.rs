@@ -79,8 +79,17 @@ pub struct NextRun {
     ends: UnixMillis,
 }
 
-fn tagged(reply: Reply, stored: &StoredPolicy) -> Reply {
-    reply.header("etag", format!("\"{}\"", stored.version))
+/// A policy as this caller may see it, with its version as the tag.
+fn tagged(call: &Call, stored: StoredPolicy) -> Reply {
+    let version = stored.version;
+    Reply::json(&shown(call, stored)).header("etag", format!("\"{version}\""))
+}
+
+fn shown(call: &Call, mut stored: StoredPolicy) -> StoredPolicy {
+    if !call.who.is_admin() {
+        stored.policy = stored.policy.redacted();
+    }
+    stored
 }
 
 fn id_of(call: &Call) -> PolicyId {
@@ -93,7 +102,7 @@ pub async fn list(call: Call) -> Answer {
     let limit = page_limit(asked.limit)?;
     if let Some(name) = asked.name {
         let found = match store::by_name(call.database(), &name).await {
-            Ok(found) => vec![found],
+            Ok(found) => vec![shown(&call, found)],
             Err(ControlError::NotFound { .. }) => Vec::new(),
             Err(error) => return Err(error.into()),
         };
@@ -101,16 +110,17 @@ pub async fn list(call: Call) -> Answer {
     }
     let cursor = asked.cursor.map(Cursor::id::<PolicyId>);
     let policies = store::list(call.database(), cursor.as_ref(), limit + 1).await?;
-    Ok(Reply::json(&Page::of(policies, limit, |policy| policy.id.to_string())))
+    let policies = policies.into_iter().map(|stored| shown(&call, stored)).collect();
+    Ok(Reply::json(&Page::of(policies, limit, |stored: &StoredPolicy| stored.id.to_string())))
 }
 
 /// Makes one.
 pub async fn create(call: Call) -> Answer {
     let policy: Policy = call.body()?;
     let stored = store::create(call.database(), &call.new_id(), &policy, call.now()).await?;
-    let reply =
-        Reply::created(&stored, &stored.id).header("location", format!("{}/policies/{}", super::ROOT, stored.id));
-    Ok(tagged(reply, &stored))
+    let location = format!("{}/policies/{}", super::ROOT, stored.id);
+    let tag = format!("\"{}\"", stored.version);
+    Ok(Reply::created(&stored, &stored.id).header("location", location).header("etag", tag))
 }
 
 /// Judges one.
@@ -129,7 +139,7 @@ pub async fn validate(call: Call) -> Answer {
 /// One.
 pub async fn get(call: Call) -> Answer {
     let stored = store::get(call.database(), &id_of(&call)).await?;
-    Ok(tagged(Reply::json(&stored), &stored))
+    Ok(tagged(&call, stored))
 }
 
 /// Replaces what one says.
@@ -145,7 +155,7 @@ pub async fn update(call: Call) -> Answer {
         tag => tag.trim_matches('"').parse().map_err(|_| changed(&stored))?,
     };
     match store::update(call.database(), &stored.id, version, &policy, call.now()).await {
-        Ok(stored) => Ok(tagged(Reply::json(&stored), &stored)),
+        Ok(stored) => Ok(tagged(&call, stored)),
         Err(ControlError::Conflict(_)) if version != stored.version => Err(changed(&stored)),
         Err(error) => Err(error.into()),
     }
@@ -174,7 +184,7 @@ pub async fn disable(call: Call) -> Answer {
 
 async fn switch(call: Call, enabled: bool) -> Answer {
     let stored = store::enable(call.database(), &id_of(&call), enabled, call.now()).await?;
-    Ok(tagged(Reply::json(&stored), &stored))
+    Ok(tagged(&call, stored))
 }
 
 /// Runs it now.
