@@ -4,7 +4,7 @@
 //! *durable* once a barrier has synced its name too; only then do its chunks enter the index, and
 //! only then does the segment that names them become an object. Segments are written every
 //! [`SEGMENT_STORED_BYTES`] or [`SEGMENT_INTERVAL`], or as many chunks as memory has room for, and
-//! always before a fileset is sealed.
+//! always beside the record that a fileset is sealed, before the next one begins.
 //!
 //! A job that is killed must store at most a tenth again, however slow the syncs of its disk are. So the packs that
 //! wait for them share a budget, [`Ledger::unsynced`], which grows with what is durable. Over a network it is what keeps
@@ -13,10 +13,12 @@
 //! Shared by the uploaders of all shards; the lock is never held across a wait, and one flush runs
 //! at a time.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_lite::future::try_zip;
 use mover_repository::index::{Index, SegmentBuilder};
 use mover_repository::pack::PackContents;
 use mover_repository::repository::Repository;
@@ -126,6 +128,12 @@ impl Ledger {
 
     /// Makes the names of all written packs durable, then indexes their chunks.
     pub async fn flush(&self) -> Result<(), Failure> {
+        self.flush_then(async { Ok(()) }).await
+    }
+
+    /// As [`Ledger::flush`], with `next` beside the writing of the segment: what needs packs that are durable, and not
+    /// the segment, for a pack that no segment names is read by its own table.
+    pub async fn flush_then(&self, next: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
         let _turn = self.flushing.acquire(1).await;
         let written = {
             let mut state = self.state.lock();
@@ -134,7 +142,7 @@ impl Ledger {
             std::mem::take(&mut state.written)
         };
         if written.is_empty() {
-            return Ok(());
+            return next.await;
         }
         if !mutant(Mutant::IndexBeforeDurable) {
             self.repository.backend().barrier().await?;
@@ -143,7 +151,8 @@ impl Ledger {
         for contents in &written {
             segment.add(contents);
         }
-        let segment = segment.write().await?;
+        let segment = async { segment.write().await.map_err(Failure::from) };
+        let (segment, ()) = try_zip(segment, next).await?;
         self.segments.fetch_add(1, Ordering::Relaxed);
         for contents in &written {
             self.index.insert(contents);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Filesets run in sequence: the next one is not even listed before the one before is sealed,
-//! which is after its packs and its index segment are durable. The commit is one create-if-absent;
+//! which is after its packs are durable, beside its index segment. The commit is one create-if-absent;
 //! before it nothing of this run can be restored, after it everything can.
 //!
 //! Runs on shard 0. A failure stops the job and keeps what is durable: the next run finds it in the
@@ -19,6 +19,7 @@ use mover_repository::heartbeat::Heartbeat;
 use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::limits::FRAME_BYTES_MAX;
+use mover_repository::listings::Listings;
 use mover_repository::log::{
     Grade, History, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Totals, this_machine,
 };
@@ -174,8 +175,11 @@ pub async fn run_backup<R: Runtime>(
         let found = earlier?.expect("there is a failure or a point");
         return Ok(BackupReport::made_before(found, stopwatch.stop(rt.now(), rt.shards(), &[])));
     }
-    let writer = registration.as_ref().map(Registration::number);
-    let run = Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await?;
+    let begun = match &registration {
+        Some(registration) => Begun::registered(registration),
+        None => Begun::unregistered(&job.repository, &history),
+    };
+    let run = Run::prepare(&rt, job, begun, stopwatch, progress, stop).await?;
     let moved = run.filesets(&rt, registration.as_ref()).await;
     run.shared.progress.set_phase(Phase::Finishing);
     let outcome = match moved {
@@ -206,7 +210,7 @@ pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Regi
         depends_on: job.options.depends_on,
         started: rt.unix_now(),
     };
-    Ok(job.repository.register(open).await?)
+    Ok(job.repository.register_and_list(open).await?)
 }
 
 /// The point of this job, if an earlier run of it has published one; if not, no earlier run can any more.
@@ -230,6 +234,25 @@ fn check_base(history: &History, base: Option<ObjectId>) -> Result<(), Failure> 
     Err(failure.with_guidance("bring it back by `mover forget --undo`, or back up without --depends-on"))
 }
 
+/// What a run begins with.
+pub(super) struct Begun<'a> {
+    history: &'a History,
+    /// None in a dry run.
+    writer: Option<LogNumber>,
+    listings: Listings,
+}
+
+impl<'a> Begun<'a> {
+    pub(super) fn registered(registration: &'a Registration) -> Self {
+        let (history, listings) = (registration.history(), registration.listings());
+        Self { history, writer: Some(registration.number()), listings }
+    }
+
+    fn unregistered(repository: &Repository, history: &'a History) -> Self {
+        Self { history, writer: None, listings: Listings::ask(repository.backend().as_ref()) }
+    }
+}
+
 /// A job in progress.
 pub(super) struct Run {
     pub(super) shared: Arc<JobShared>,
@@ -249,15 +272,15 @@ impl Run {
     pub(super) async fn prepare<R: Runtime>(
         rt: &R,
         job: BackupJob,
-        history: &History,
-        writer: Option<LogNumber>,
+        begun: Begun<'_>,
         stopwatch: Stopwatch,
         progress: Arc<Progress>,
         stop: StopSignal,
     ) -> Result<Self, Failure> {
         let BackupJob { repository, source, is_stream, set, host, tags, options, scratch, .. } = job;
         let shares = Shares::of(options.memory_bytes);
-        let index = Index::load_for_backup(&repository, history, shares.index_bytes).await?;
+        let Begun { history, writer, listings } = begun;
+        let index = Index::load_for_backup_listed(&repository, history, listings, shares.index_bytes).await?;
         let report = Arc::new(Report::default());
         if index.lost_packs() > 0 {
             let count = index.lost_packs();
@@ -332,14 +355,15 @@ impl Run {
                 continue;
             };
             let end = run_fileset(rt, &self.shared, &self.plant, self.reserves.clone(), k, parent).await?;
-            self.plant.ledger.flush().await?;
             if self.shared.stop.is_requested() {
+                self.plant.ledger.flush().await?;
                 break;
             }
+            let fileset = self.seal(k, &end, before);
+            let seal = async { Ok(registration.seal_fileset(k as u32, &fileset).await?) };
+            self.plant.ledger.flush_then(seal).await?;
             let open = self.shared.claims.open();
             assert!(open == 0, "{open} chunks of fileset {k} were claimed and never became durable");
-            let fileset = self.seal(k, &end, before);
-            registration.seal_fileset(k as u32, &fileset).await?;
             sealed.push(fileset);
         }
         Ok(sealed)

@@ -15,8 +15,14 @@ use crate::limits::KEY_OBJECT_BYTES_MAX;
 use crate::log::{self, ClientMemory, History, OpenRecord, Registration, Seen};
 use crate::rotation::{parse_rotation_name, take_rotations};
 use bytes::Bytes;
-use std::path::PathBuf;
+use futures_util::future::try_join;
+use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Later, many numbers may have been taken since.
+const FOUND_IS_NEWS: Duration = Duration::from_secs(10);
 
 /// How a new repository is made.
 #[derive(Clone, Debug)]
@@ -87,6 +93,8 @@ struct Inner {
     slot: Option<ObjectId>,
     /// For what blocks outside of the backend: password stretching and the client's memory.
     blocking: Arc<Pool>,
+    /// The highest log number as it was found when it was opened, and when that was.
+    found: Mutex<Option<(LogNumber, Instant)>>,
 }
 
 /// An open repository.
@@ -162,7 +170,8 @@ impl Repository {
         }
         let memory = options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
         let slot = keys::parse_slot_name(&slot_name);
-        Ok(Self { inner: Arc::new(Inner { backend, secrets, config, memory, slot, blocking }) })
+        let inner = Inner { backend, secrets, config, memory, slot, blocking, found: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A repository for the simulator: its cut points and chunk ids follow from `seed`, and it has neither
@@ -171,16 +180,19 @@ impl Repository {
     pub fn seeded(backend: Arc<dyn Backend>, seed: u64, chunker: ChunkerConfig) -> Repository {
         let repository = ObjectId([7; 32]);
         let config = Config { repository, created: UnixNanos(0), chunker, compression: CompressionConfig::default() };
-        let (secrets, blocking) = (Secrets::seeded(repository, seed), Pool::new("mover-keys", 1));
-        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, slot: None, blocking }) }
+        Self::unopened(backend, Secrets::seeded(repository, seed), config)
     }
 
     /// The same repository on another store: what a crash has left of it, for instance.
     #[cfg(any(test, feature = "simulation"))]
     pub fn moved_to(&self, backend: Arc<dyn Backend>) -> Repository {
-        let secrets = self.secrets().duplicate();
-        let (config, blocking) = (*self.config(), Pool::new("mover-keys", 1));
-        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, slot: None, blocking }) }
+        Self::unopened(backend, self.secrets().duplicate(), *self.config())
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    fn unopened(backend: Arc<dyn Backend>, secrets: Secrets, config: Config) -> Repository {
+        let (blocking, found) = (Pool::new("mover-keys", 1), Mutex::default());
+        Self { inner: Arc::new(Inner { backend, secrets, config, memory: None, slot: None, blocking, found }) }
     }
 
     /// Opens a repository without a client memory.
@@ -203,60 +215,20 @@ impl Repository {
         credential: &Credential,
         options: OpenOptions,
     ) -> Result<Repository> {
-        // On its way while `config` is read.
-        let slots_listed = backend.list(KEYS_PREFIX);
-        let config_object = read_config(backend.as_ref()).await?;
-        // Whether a header that names a newer format is one, or damage, shows only under the keys.
-        let mut first_damage = match Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME) {
-            Ok(_) => None,
-            Err(newer @ RepositoryError::OtherFormat { .. }) => Some(newer),
-            Err(damage) => return Err(damage),
-        };
-        let listed = slots_listed.await?;
-        let (rotations, listed): (Vec<ObjectMeta>, Vec<ObjectMeta>) =
-            listed.into_iter().partition(|meta| parse_rotation_name(&meta.name).is_some());
-        let slots = keys::read_slots(backend.as_ref(), listed).await?;
-
         let blocking = Pool::new("mover-keys", 1);
-        for slot in slots {
-            let slot_id = slot.as_ref().ok().and_then(|slot| keys::parse_slot_name(slot.name()));
-            let opened = match slot {
-                Ok(slot) => {
-                    let credential = credential.clone();
-                    flatten(blocking.run(move || slot.open(&credential)).await)
-                }
-                Err(error) => Err(error),
-            };
-            let Opened { mut secrets, renewal } = match opened {
-                Ok(Some(opened)) => opened,
-                Ok(None) => continue,
-                Err(error) => {
-                    first_damage.get_or_insert(error);
-                    continue;
-                }
-            };
-            // The slot of an init that lost a race opens, but its secrets do not fit `config`.
-            match Config::open(&secrets, &config_object) {
-                Ok(config) => {
-                    let id = slot_id.ok_or(RepositoryError::WrongKey)?;
-                    match take_rotations(backend.as_ref(), &rotations, &mut secrets, &id, &renewal).await {
-                        Ok(()) => {}
-                        // A slot that was left out; the same credential may have another one.
-                        Err(left_out @ RepositoryError::UnknownGeneration { .. }) => {
-                            first_damage.get_or_insert(left_out);
-                            continue;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    let memory =
-                        options.memory_directory.map(|directory| ClientMemory::new(&directory, &config.repository));
-                    let inner = Inner { backend, secrets, config, memory, slot: slot_id, blocking };
-                    return Ok(Self { inner: Arc::new(inner) });
-                }
-                Err(error) => first_damage = Some(error),
+        // At once.
+        let search = find_early(backend.as_ref(), options.memory_directory.as_deref(), &blocking);
+        let unlock = unlock(&backend, credential, &blocking);
+        let ((secrets, config, slot), found) = try_join(unlock, async { Ok(search.await) }).await?;
+        let memory = options.memory_directory.map(|directory| {
+            if found.is_some() {
+                note_place(&directory, &backend.describe(), &config.repository);
             }
-        }
-        Err(first_damage.unwrap_or(RepositoryError::WrongKey))
+            ClientMemory::new(&directory, &config.repository)
+        });
+        let found = Mutex::new(found.map(|number| (number, Instant::now())));
+        let inner = Inner { backend, secrets, config, memory, slot: Some(slot), blocking, found };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The store.
@@ -290,7 +262,16 @@ impl Repository {
     /// # Errors
     /// As [`Repository::history`]; [`RepositoryError::LimitExceeded`] for names that are too long.
     pub async fn register(&self, open: OpenRecord) -> Result<Registration> {
-        log::register(self, open).await
+        log::register(self, open, false).await
+    }
+
+    /// As [`Repository::register`], for who loads an index next: [`Registration::listings`] are on their way while the
+    /// history is read.
+    ///
+    /// # Errors
+    /// As [`Repository::register`].
+    pub async fn register_and_list(&self, open: OpenRecord) -> Result<Registration> {
+        log::register(self, open, true).await
     }
 
     /// Reads the history and compares it with what its newest outcome and this client have seen.
@@ -330,6 +311,12 @@ impl Repository {
         Ok(name)
     }
 
+    /// The highest log number that was found when the repository was opened, if that is news still. Given once.
+    pub(crate) fn take_found(&self) -> Option<LogNumber> {
+        let (number, since) = self.inner.found.lock().take()?;
+        (since.elapsed() < FOUND_IS_NEWS).then_some(number)
+    }
+
     /// The file in which this client remembers what it saw.
     pub(crate) fn memory_file(&self) -> Option<PathBuf> {
         self.inner.memory.as_ref().map(|memory| memory.path().to_owned())
@@ -347,6 +334,80 @@ impl Repository {
         if let Ok(Err(error)) = self.inner.blocking.run(move || memory.store(&seen)).await {
             tracing::warn!(%error, "cannot remember the repository's history on this machine");
         }
+    }
+}
+
+/// Opens the first key slot that the credential fits.
+async fn unlock(
+    backend: &Arc<dyn Backend>,
+    credential: &Credential,
+    blocking: &Pool,
+) -> Result<(Secrets, Config, ObjectId)> {
+    // On its way while `config` is read.
+    let slots_listed = backend.list(KEYS_PREFIX);
+    let config_object = read_config(backend.as_ref()).await?;
+    // Whether a header that names a newer format is one, or damage, shows only under the keys.
+    let mut first_damage = match Header::decode(&config_object, ObjectKind::Config, CONFIG_NAME) {
+        Ok(_) => None,
+        Err(newer @ RepositoryError::OtherFormat { .. }) => Some(newer),
+        Err(damage) => return Err(damage),
+    };
+    let listed = slots_listed.await?;
+    let (rotations, listed): (Vec<ObjectMeta>, Vec<ObjectMeta>) =
+        listed.into_iter().partition(|meta| parse_rotation_name(&meta.name).is_some());
+    let slots = keys::read_slots(backend.as_ref(), listed).await?;
+
+    for slot in slots {
+        let slot_id = slot.as_ref().ok().and_then(|slot| keys::parse_slot_name(slot.name()));
+        let opened = match slot {
+            Ok(slot) => {
+                let credential = credential.clone();
+                flatten(blocking.run(move || slot.open(&credential)).await)
+            }
+            Err(error) => Err(error),
+        };
+        let Opened { mut secrets, renewal } = match opened {
+            Ok(Some(opened)) => opened,
+            Ok(None) => continue,
+            Err(error) => {
+                first_damage.get_or_insert(error);
+                continue;
+            }
+        };
+        // The slot of an init that lost a race opens, but its secrets do not fit `config`.
+        match Config::open(&secrets, &config_object) {
+            Ok(config) => {
+                let id = slot_id.ok_or(RepositoryError::WrongKey)?;
+                match take_rotations(backend.as_ref(), &rotations, &mut secrets, &id, &renewal).await {
+                    Ok(()) => {}
+                    // A slot that was left out; the same credential may have another one.
+                    Err(left_out @ RepositoryError::UnknownGeneration { .. }) => {
+                        first_damage.get_or_insert(left_out);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+                return Ok((secrets, config, id));
+            }
+            Err(error) => first_damage = Some(error),
+        }
+    }
+    Err(first_damage.unwrap_or(RepositoryError::WrongKey))
+}
+
+/// How far the log of a store in a network goes, found while its key is looked for: at first it is asked about the last
+/// number that this client saw there. None where that takes no time anyway, or fails: then it is looked for later.
+async fn find_early(backend: &dyn Backend, memory_directory: Option<&Path>, blocking: &Pool) -> Option<LogNumber> {
+    backend.link()?;
+    let (directory, place) = (memory_directory.map(Path::to_owned), backend.describe());
+    let recall = move || ClientMemory::at_place(&directory?, &place)?.load();
+    let remembered = blocking.run(recall).await.ok().flatten();
+    log::find_highest_from(backend, LogNumber::default(), remembered.as_ref()).await.ok()
+}
+
+fn note_place(directory: &Path, place: &str, repository: &ObjectId) {
+    if let Err(error) = ClientMemory::note_place(directory, place, repository) {
+        tracing::warn!(%error, "cannot note on this machine which repository is in {place}");
     }
 }
 

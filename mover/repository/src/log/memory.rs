@@ -90,6 +90,11 @@ impl Seen {
     }
 }
 
+fn place_file(directory: &Path, place: &str) -> PathBuf {
+    let name = blake3::hash(place.as_bytes()).to_hex();
+    directory.join(format!("{}.place", &name[..32]))
+}
+
 fn add_outcome(hasher: &mut blake3::Hasher, number: LogNumber, hash: &[u8; 32]) {
     hasher.update(&number.0.to_le_bytes());
     hasher.update(hash);
@@ -105,6 +110,26 @@ impl ClientMemory {
     /// The memory of `repository` in a cache directory, which is created when needed.
     pub fn new(directory: &Path, repository: &ObjectId) -> Self {
         Self { path: directory.join(format!("{repository}.seen")) }
+    }
+
+    /// The memory of the repository that was in `place` when this client opened it last. A hint. Blocks.
+    pub(crate) fn at_place(directory: &Path, place: &str) -> Option<Self> {
+        let named = fs::read_to_string(place_file(directory, place)).ok()?;
+        Some(Self::new(directory, &named.trim_end().parse().ok()?))
+    }
+
+    /// Notes that `repository` is in `place`, unless that is noted. Blocks.
+    ///
+    /// # Errors
+    /// Any I/O error; the caller goes on without the hint.
+    pub(crate) fn note_place(directory: &Path, place: &str, repository: &ObjectId) -> io::Result<()> {
+        let (file, named) = (place_file(directory, place), format!("{repository}\n"));
+        if fs::read_to_string(&file).is_ok_and(|noted| noted == named) {
+            return Ok(());
+        }
+        fs::create_dir_all(directory)?;
+        // Torn or lost, it names no repository, or none that is there.
+        fs::write(file, named)
     }
 
     /// The file.

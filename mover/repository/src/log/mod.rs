@@ -42,7 +42,7 @@ pub use memory::{ClientMemory, Seen};
 pub use outcome::{CondemnedPack, DoneRecord, HurtFrame, Outcome};
 pub use point::{Grade, RecoveryPoint, SealedFileset, Totals};
 pub use read::read_sealed_filesets;
-pub(crate) use read::{read_rotation, read_sealed_fileset};
+pub(crate) use read::{find_highest_from, read_rotation, read_sealed_fileset};
 #[cfg(test)]
 pub(crate) use record::seal_record;
 pub use record::{OpenRecord, Role, this_machine};

@@ -196,7 +196,7 @@ async fn read_at_once(repository: &Repository, known: LogNumber) -> Result<Optio
 /// Finds how far the log goes, reads down to a checkpoint, and then what came meanwhile.
 async fn read_in_steps(repository: &Repository, known: LogNumber, remembered: Option<&Seen>) -> Result<Log> {
     let backend = repository.backend().as_ref();
-    let found = find_highest_from(backend, known, remembered).await?;
+    let found = highest(repository, known, remembered).await?;
     let mut log = read_down(repository, found).await?;
     let listed = match log.summed_below {
         Some(_) => found,
@@ -206,8 +206,16 @@ async fn read_in_steps(repository: &Repository, known: LogNumber, remembered: Op
     Ok(log)
 }
 
+/// The highest number, as a search that is just over found it, else as one finds it now.
+pub(super) async fn highest(repository: &Repository, known: LogNumber, remembered: Option<&Seen>) -> Result<LogNumber> {
+    match repository.take_found() {
+        Some(found) => Ok(found.max(known)),
+        None => find_highest_from(repository.backend().as_ref(), known, remembered).await,
+    }
+}
+
 /// As [`find_highest`], from the last number that this client has seen if that is higher and there.
-pub(super) async fn find_highest_from(
+pub(crate) async fn find_highest_from(
     backend: &dyn Backend,
     known: LogNumber,
     remembered: Option<&Seen>,

@@ -4,7 +4,7 @@ use super::history::{History, LogEntry};
 use super::memory::Seen;
 use super::outcome::{DoneRecord, Outcome};
 use super::point::SealedFileset;
-use super::read::{Reading, find_highest_from, read_history};
+use super::read::{Reading, highest, read_history};
 use super::record::{OpenRecord, Role, open_record, seal_record};
 use super::{FIRST, LOG_PREFIX, alive_name, done_name, open_name, sealed_name};
 use crate::backend::{Created, StorageErrorKind};
@@ -12,8 +12,10 @@ use crate::codec::{Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, UnixNanos};
 use crate::limits::LOG_RECORD_BYTES_MAX;
+use crate::listings::Listings;
 use crate::repository::Repository;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// How often the outcome of another run is looked for.
@@ -46,15 +48,18 @@ pub struct Registration {
     history: History,
     /// What of the history could not be read; empty but for a reader.
     damage: Vec<RepositoryError>,
+    /// Asked for as soon as the number was taken, if somebody said that they will be needed.
+    listings: Mutex<Option<Listings>>,
 }
 
-/// Takes the next free number, then reads the history: a reader what is left of it, others all.
-pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Result<Registration> {
+/// Takes the next free number, then reads the history: a reader what is left of it, others all. `lists`: who registers
+/// will load an index, whose names are asked for meanwhile.
+pub(crate) async fn register(repository: &Repository, open: OpenRecord, lists: bool) -> Result<Registration> {
     open.check()?;
     let secrets = repository.secrets();
     let body = open.encode(&secrets.signing().verifying_key());
     let remembered = repository.remembered().await;
-    let highest = find_highest_from(repository.backend().as_ref(), LogNumber::default(), remembered.as_ref()).await?;
+    let highest = highest(repository, LogNumber::default(), remembered.as_ref()).await?;
     let mut number = LogNumber(highest.0 + 1);
     loop {
         // Numbers are dense on the disk too: each run makes sure of the one before it, which may have been killed before
@@ -71,8 +76,9 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Resul
     }
     // After registering: whatever is condemned before this read is treated as absent by us, and
     // whoever condemns after it must wait for our outcome.
+    let listings = Mutex::new(lists.then(|| Listings::ask(repository.backend().as_ref())));
     let (history, damage) = repository.reading(number).await?;
-    let registration = Registration { repository: repository.clone(), number, history, damage };
+    let registration = Registration { repository: repository.clone(), number, history, damage, listings };
     match registration.damage.first().filter(|_| open.role != Role::Reader) {
         None => Ok(registration),
         Some(first) => {
@@ -119,6 +125,12 @@ impl Registration {
     /// not those that somebody saw.
     pub fn damage(&self) -> &[RepositoryError] {
         &self.damage
+    }
+
+    /// The names to load an index from: those that are on their way since it registered, else they are asked for now.
+    pub fn listings(&self) -> Listings {
+        let asked = self.listings.lock().take();
+        asked.unwrap_or_else(|| Listings::ask(self.repository.backend().as_ref()))
     }
 
     /// The repository.

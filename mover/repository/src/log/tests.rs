@@ -436,6 +436,47 @@ fn reading_the_history_costs_two_gets_a_number() {
     assert_eq!(faulty.calls().len(), 43 + asked);
 }
 
+/// Each question to a far store is a round trip: where its log ends is asked while the key slots are read, from the last
+/// number on that this client saw there, and who registers next does not ask again.
+#[test]
+fn the_end_of_a_far_log_is_looked_for_while_its_key_is() {
+    let (backend, memory) = (MemoryBackend::new(), tempfile::tempdir().unwrap());
+    let repository = init(&backend);
+    for _ in 0..20 {
+        commit_point(&repository, "set");
+    }
+    let open = || {
+        let far = FaultyBackend::far(Arc::new(backend.clone()));
+        let options = OpenOptions { memory_directory: Some(memory.path().to_owned()) };
+        let opened = block_on(Repository::open_with(Arc::new(far.clone()), &credential(), options)).unwrap();
+        let asked = far.count(Operation::Size, "log/");
+        far.forget_calls();
+        (opened, far, asked)
+    };
+    let (first, far, asked) = open();
+    assert!(asked > 3, "{asked}");
+    let registration = register(&first);
+    assert_eq!(registration.number(), LogNumber(21));
+    // All that is asked is whether somebody came after: two names.
+    assert_eq!(far.count(Operation::Size, "log/"), 2);
+    block_on(registration.commit(Outcome::Ended { reason: "test".into() })).unwrap();
+
+    let (second, _, asked) = open();
+    assert_eq!(asked, 3, "the last number that was seen, and two after it");
+    // Others take numbers meanwhile; what was found is where the search begins, and no more.
+    commit_point(&repository, "set");
+    commit_point(&repository, "set");
+    let registration = register(&second);
+    assert_eq!((registration.number(), registration.history().points().count()), (LogNumber(24), 22));
+    // What it names need not be there: another repository may have taken the place.
+    let places = std::fs::read_dir(memory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let place = places.filter(|path| path.extension().is_some_and(|extension| extension == "place")).next().unwrap();
+    for content in ["", "no id", &format!("{}\n", ObjectId([9; 32]))] {
+        std::fs::write(&place, content).unwrap();
+        assert_eq!(history(&open().0).unwrap().points().count(), 22, "{content}");
+    }
+}
+
 #[test]
 fn f07_times_decide_nothing() {
     let repository = init(&MemoryBackend::new());
