@@ -233,7 +233,7 @@ impl Agent {
         let mut held: Vec<Held> = self.jobs.borrow().values().map(|running| running.held.clone()).collect();
         held.extend(self.ground.spool.undelivered().into_iter().map(|result| result.held));
         let description = self.ground.settings.describe(self.instance.clone());
-        let request = HelloRequest { description, boot: Some(self.ground.boot.clone()), held };
+        let request = HelloRequest { description, boot: Some(spool::boot_id()), held };
         let answer: HelloAnswer = self.asked(path::HELLO, &request, TIMEOUT).await?;
         self.slots.set(answer.slots.max(1));
         self.heartbeat.set(Duration::from_secs(answer.heartbeat_seconds.max(1)));

@@ -83,7 +83,7 @@ pub fn load(path: Option<&Path>) -> Result<AgentSettings> {
             "config/agent.toml has all keys",
         )
     })?;
-    for place in settings.commands.iter().filter(|place| !place.is_absolute()) {
+    if let Some(place) = settings.commands.iter().find(|place| !place.is_absolute()) {
         let message = format!("{}: commands: '{}' is no absolute path", file.display(), place.display());
         return Err(CliError::usage(message, "such as '/etc/mover/hooks', a directory, or one program"));
     }

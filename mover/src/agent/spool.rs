@@ -293,7 +293,7 @@ mod tests {
             let orphans = spool.recover();
             let held: Vec<&Held> = orphans.iter().map(|orphan| &orphan.held).collect();
             assert_eq!(held, [&aborts, &resumes], "{round}: those of a job with a result have run");
-            assert_eq!(orphans[0].after, [thaw.clone()]);
+            assert_eq!(orphans[0].after, std::slice::from_ref(&thaw));
             assert_eq!(spool.undelivered().len(), 2, "{round}");
         }
         [&resumes, &aborts].iter().for_each(|held| spool.forget(held));

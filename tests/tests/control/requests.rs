@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
+/// Method, place, headers and body of a request; status and problem of its answer.
+type Wrong<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+
 #[test]
 fn malformed_requests_get_a_problem_that_says_what_is_wrong() {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -16,7 +19,7 @@ fn malformed_requests_get_a_problem_that_says_what_is_wrong() {
     let admin = serve.admin();
     // Longer than the document allows: it was taken, and found nothing.
     let long_cursor = format!("/api/v1/agents?cursor={}", "0".repeat(65));
-    let wrong: [(&str, &str, &[(&str, &str)], &[u8], u16, &str); 13] = [
+    let wrong: [Wrong<'_>; 13] = [
         ("POST", "/api/v1/jobs", &JSON, b"{", 400, "malformed"),
         ("POST", "/api/v1/jobs", &JSON, b"[]", 400, "malformed"),
         ("POST", "/api/v1/jobs", &JSON, b"\xff\xfe", 400, "malformed"),

@@ -100,7 +100,7 @@ impl Site {
         enrol.arg("--config").arg(&config);
         let run = mover::finish(enrol, None).expect(exit::DONE);
         let id = run.summary().value()["agent"].as_str().expect("an id").to_owned();
-        let mut agent = AgentProcess { child: None, name: name.to_owned(), id, state, config, program: None };
+        let mut agent = AgentProcess { child: None, id, state, config, program: None };
         agent.start();
         agent
     }
@@ -166,8 +166,6 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// `mover agent run` as a process; killed when it is dropped.
 pub struct AgentProcess {
     child: Option<Child>,
-    /// Its name.
-    pub name: String,
     /// Its id.
     pub id: String,
     /// Its directory.

@@ -127,7 +127,8 @@ fn order_is_judged_by_the_rules_of_policies() {
             let result = crate::job::admission::submit(&database, new, &Default::default(), NOON).await;
             result.expect_err("it can never work").to_string()
         };
-        let cases: [(fn(&mut order::JobOrder), &str); 5] = [
+        type Spoil = fn(&mut order::JobOrder);
+        let cases: [(Spoil, &str); 5] = [
             (
                 |order| order.before = vec![order::Command { arguments: vec![], limit_seconds: 1, required: false }],
                 "needs a program",
