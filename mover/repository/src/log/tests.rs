@@ -469,8 +469,8 @@ fn the_end_of_a_far_log_is_looked_for_while_its_key_is() {
     let registration = register(&second);
     assert_eq!((registration.number(), registration.history().points().count()), (LogNumber(24), 22));
     // What it names need not be there: another repository may have taken the place.
-    let places = std::fs::read_dir(memory.path()).unwrap().map(|entry| entry.unwrap().path());
-    let place = places.filter(|path| path.extension().is_some_and(|extension| extension == "place")).next().unwrap();
+    let mut files = std::fs::read_dir(memory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let place = files.find(|path| path.extension().is_some_and(|extension| extension == "place")).unwrap();
     for content in ["", "no id", &format!("{}\n", ObjectId([9; 32]))] {
         std::fs::write(&place, content).unwrap();
         assert_eq!(history(&open().0).unwrap().points().count(), 22, "{content}");
