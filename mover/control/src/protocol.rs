@@ -154,6 +154,9 @@ pub struct PollRequest {
     /// and a hint only.
     #[serde(default)]
     pub resident: Vec<String>,
+    /// Questions that it is about to answer, and is not asked again. One that is not named here was lost on its way.
+    #[serde(default)]
+    pub answering: Vec<RecordId>,
     /// How long it waits for some.
     pub wait_seconds: u64,
 }

@@ -9,7 +9,7 @@
 //! | it was revoked | kills what it runs and ends, with an exit code of its own |
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +45,8 @@ const POLL_WITHOUT_ROOM: Duration = Duration::from_secs(5);
 const RENEWAL: Duration = Duration::from_secs(3600);
 /// Questions answered at once.
 const QUESTIONS_MAX: usize = 4;
+/// How long a server may take to say what its last polls brought to an agent that stops.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 /// However seldom a server wants to hear of jobs: the watchdog of the system wants to more often.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(30);
 /// After the last job has ended, results have so long to be delivered before the process ends; they are spooled anyway.
@@ -71,7 +73,8 @@ struct Agent {
     /// lease of the same job begins.
     turns: RefCell<BTreeMap<JobId, Arc<Mutex<()>>>>,
     caches: RefCell<Caches>,
-    questions: Cell<usize>,
+    /// Those that are being answered.
+    questions: RefCell<BTreeSet<RecordId>>,
     /// A job ended, or a result waits.
     changed: Notify,
     results: Notify,
@@ -96,7 +99,7 @@ pub async fn run(settings: AgentSettings, state: StateDirectory) -> Result<Exit>
         jobs: RefCell::default(),
         turns: RefCell::default(),
         caches: RefCell::new(caches),
-        questions: Cell::new(0),
+        questions: RefCell::default(),
         changed: Notify::new(),
         results: Notify::new(),
         stopping: watch::Sender::new(false),
@@ -154,16 +157,21 @@ impl Agent {
     /// Asks for work until the agent stops.
     async fn work(self: Rc<Self>) {
         let mut stopping = self.stopping.subscribe();
+        let mut polls = FuturesUnordered::new();
+        let poll = |free| Rc::clone(&self).poll(free);
         tokio::select! {
-            () = self.asks() => {}
+            () = self.asks(&mut polls, poll) => {}
             _ = stopping.wait_for(|stopping| *stopping) => {}
         }
+        self.withdraw(polls).await;
     }
 
-    async fn asks(self: &Rc<Self>) {
+    async fn asks<P>(self: &Rc<Self>, polls: &mut FuturesUnordered<P>, poll: impl Fn(u32) -> P)
+    where
+        P: Future<Output = (u32, std::result::Result<PollAnswer, Refusal>)>,
+    {
         let mut patience = Patience::default();
         let mut is_greeted = false;
-        let mut polls = FuturesUnordered::new();
         let mut offers: Vec<u32> = Vec::new();
         loop {
             if !is_greeted {
@@ -172,7 +180,7 @@ impl Agent {
             }
             if let Some(free) = next_offer(self.free(), &offers) {
                 offers.push(free);
-                polls.push(self.poll(free));
+                polls.push(poll(free));
             }
             // A poll in flight is never dropped: what it brings would be nobody's until it lapses.
             let (free, answer) = tokio::select! {
@@ -267,12 +275,35 @@ impl Agent {
     }
 
     /// Waits for work for so many slots.
-    async fn poll(self: &Rc<Self>, free: u32) -> (u32, std::result::Result<PollAnswer, Refusal>) {
-        let resident = self.caches.borrow_mut().warm();
+    async fn poll(self: Rc<Self>, free: u32) -> (u32, std::result::Result<PollAnswer, Refusal>) {
         let wait = if self.ground.spool.was_writable() { POLL_WAIT } else { POLL_WITHOUT_ROOM };
+        (free, self.ask_for_work(free, wait).await)
+    }
+
+    async fn ask_for_work(&self, free: u32, wait: Duration) -> std::result::Result<PollAnswer, Refusal> {
+        let resident = self.caches.borrow_mut().warm();
+        let answering = self.questions.borrow().iter().cloned().collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let request = PollRequest { version, free, resident, wait_seconds: wait.as_secs() };
-        (free, self.asked(path::POLL, &request, wait + TIMEOUT).await)
+        let request = PollRequest { version, free, resident, answering, wait_seconds: wait.as_secs() };
+        self.asked(path::POLL, &request, wait + TIMEOUT).await
+    }
+
+    /// Asks for nothing more, and takes what the polls in flight bring, so that it can be given back: what nobody takes is
+    /// nobody's until it lapses.
+    async fn withdraw<P>(self: &Rc<Self>, mut polls: FuturesUnordered<P>)
+    where
+        P: Future<Output = (u32, std::result::Result<PollAnswer, Refusal>)>,
+    {
+        let last = async {
+            // The server answers an older poll of an agent when a newer one comes.
+            if let Ok(answer) = self.ask_for_work(0, Duration::ZERO).await {
+                self.take(answer);
+            }
+            while let Some((_, answer)) = polls.next().await {
+                answer.into_iter().for_each(|answer| self.take(answer));
+            }
+        };
+        let _ = tokio::time::timeout(WITHDRAWAL, last).await;
     }
 
     fn take(self: &Rc<Self>, answer: PollAnswer) {
@@ -280,16 +311,18 @@ impl Agent {
             self.begin(lease);
         }
         for question in answer.questions {
-            let ground = Rc::clone(&self.ground);
-            if self.questions.get() >= QUESTIONS_MAX {
-                tokio::task::spawn_local(questions::refuse(ground, question));
+            let (ground, id) = (Rc::clone(&self.ground), question.id.clone());
+            let is_busy = self.questions.borrow().len() >= QUESTIONS_MAX;
+            if !self.questions.borrow_mut().insert(id.clone()) {
                 continue;
             }
-            self.questions.set(self.questions.get() + 1);
             let agent = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                questions::answer(ground, agent.slots.get(), question).await;
-                agent.questions.set(agent.questions.get() - 1);
+                match is_busy {
+                    true => questions::refuse(ground, question).await,
+                    false => questions::answer(ground, agent.slots.get(), question).await,
+                }
+                agent.questions.borrow_mut().remove(&id);
             });
         }
     }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -53,6 +54,9 @@ pub struct ServeArgs {
     /// Connections that one address may hold; more are refused
     #[arg(long, value_name = "N", default_value_t = serve::CONNECTIONS_PER_ADDRESS, value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_per_address: u32,
+    /// Silence of an agent after which its jobs go elsewhere; agents are heard six times as often
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..=3600))]
+    pub lease: u64,
     /// Make another admin token and show it, as the first start does
     #[arg(long)]
     pub new_admin_token: bool,
@@ -73,6 +77,7 @@ pub fn run(session: &Session, args: &ServeArgs) -> Result<Exit> {
         mail: args.mail.clone().zip(args.mail_from.clone()),
         plain_http: args.plain_http,
         connections_per_address: args.connections_per_address,
+        lease: Duration::from_secs(args.lease),
         new_admin_token: args.new_admin_token,
         hooks_to_loopback: args.hooks_to_loopback,
     };

@@ -8,11 +8,11 @@ use actix_web::http::Method;
 use actix_web::http::StatusCode;
 use mover_control::ControlError;
 use mover_control::access::Role;
-use mover_control::agents::{self, Agent, HEARTBEAT, enrolment};
-use mover_control::browse;
+use mover_control::agents::{self, Agent, enrolment};
+use mover_control::browse::{self, OpenQuestion};
 use mover_control::database::Database;
 use mover_control::error::Refusal;
-use mover_control::ids::UnixMillis;
+use mover_control::ids::{RecordId, UnixMillis};
 use mover_control::job::Outcome;
 use mover_control::lease::lapse;
 use mover_control::lease::report::{self, Advice, Ending, Held};
@@ -120,7 +120,7 @@ async fn hello(call: Call) -> Answer {
     Ok(Reply::json(&HelloAnswer {
         agent,
         server_version: OWN_VERSION.to_owned(),
-        heartbeat_seconds: HEARTBEAT.as_secs(),
+        heartbeat_seconds: call.app.heartbeat.as_secs().max(1),
         slots,
     }))
 }
@@ -162,8 +162,10 @@ async fn poll(call: Call) -> Answer {
     let asked: PollRequest = call.body()?;
     let agent = call.agent();
     refuse_version(&asked.version, &agent.id)?;
-    if asked.resident.len() > BEATS_MAX {
-        return Err(Problem::malformed(format!("at most {BEATS_MAX} repositories are resident")));
+    if asked.resident.len().max(asked.answering.len()) > BEATS_MAX {
+        return Err(Problem::malformed(format!(
+            "at most {BEATS_MAX} repositories are resident, and as many questions are being answered"
+        )));
     }
     let wait = Duration::from_secs(asked.wait_seconds).min(WAIT_MAX);
     let offer = Offer { agent: agent.id.clone(), free: asked.free, resident: asked.resident };
@@ -187,7 +189,7 @@ async fn poll(call: Call) -> Answer {
             let leases = leases.map_err(|_| Problem::internal())??;
             PollAnswer { leases, questions: Vec::new() }
         }
-        questions = questions(&call.app, agent, &lanes) => PollAnswer { leases: Vec::new(), questions: questions? },
+        questions = questions(&call.app, agent, &lanes, &asked.answering) => PollAnswer { leases: Vec::new(), questions: questions? },
         _ = stopping.wait_for(|stopping| *stopping) => PollAnswer::default(),
     };
     for lease in &answer.leases {
@@ -197,12 +199,19 @@ async fn poll(call: Call) -> Answer {
 }
 
 /// The next questions that this agent got.
-async fn questions(app: &App, agent: &Agent, lanes: &BTreeSet<String>) -> Result<Vec<Question>, Problem> {
+async fn questions(
+    app: &App,
+    agent: &Agent,
+    lanes: &BTreeSet<String>,
+    answering: &[RecordId],
+) -> Result<Vec<Question>, Problem> {
     let mut open = app.questions.clone();
     loop {
         let seen = open.borrow_and_update().clone();
         let mut taken = Vec::new();
-        for question in seen.iter().filter(|question| !question.lanes.is_disjoint(lanes)) {
+        let is_for_it =
+            |question: &&OpenQuestion| !question.lanes.is_disjoint(lanes) && !answering.contains(&question.question.id);
+        for question in seen.iter().filter(is_for_it) {
             if browse::take(&app.database, &question.question.id, &agent.id).await? {
                 taken.push(question.question.clone());
             }
@@ -258,4 +267,4 @@ async fn reply(call: Call) -> Answer {
 }
 
 /// An agent is heard several times before it counts as away.
-const _: () = assert!(agents::CONNECTED.as_secs() > 3 * HEARTBEAT.as_secs());
+const _: () = assert!(agents::CONNECTED.as_secs() > 3 * agents::HEARTBEAT.as_secs());

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::authority::Authority;
 use super::endpoint::Access;
-use super::limit::Limiter;
+use super::limit::{Limiter, Proven};
 
 /// Streams of events at once.
 pub const STREAMS_MAX: usize = 256;
@@ -65,6 +65,10 @@ pub struct App {
     pub authority: Authority,
     /// How often who may ask.
     pub limiter: Limiter,
+    /// How often agents are to be heard.
+    pub heartbeat: Duration,
+    /// Who needs no suspicion.
+    pub proven: Proven,
     /// Questions that no agent has taken.
     pub questions: watch::Receiver<Arc<Vec<OpenQuestion>>>,
     /// True from the moment when the server is to stop.

@@ -130,13 +130,20 @@ async fn identify(app: &Arc<App>, endpoint: &Endpoint, request: &HttpRequest) ->
             if !tokens::is_well_formed(&secret) {
                 return stranger().and(Err(Problem::unauthenticated("the token is unknown, ended or revoked")));
             }
-            app.limiter.peek(&format!("address {address}"), limit::STRANGER, Instant::now()).map_err(too_many)?;
+            // What else comes from the same address does not count against who holds a token.
+            let guesses = format!("guesses {address}");
+            if !app.proven.has(&secret) {
+                app.limiter.peek(&guesses, limit::STRANGER, Instant::now()).map_err(too_many)?;
+            }
             match tokens::authenticate(&app.database, &secret, app.clock.now()).await {
                 Ok(token) => {
+                    app.proven.note(&secret);
                     slow_down(app, &format!("token {}", token.id), limit::TOKEN)?;
                     Ok(Caller::Holder(token))
                 }
-                Err(ControlError::Forbidden(why)) => stranger().and(Err(Problem::unauthenticated(why))),
+                Err(ControlError::Forbidden(why)) => {
+                    slow_down(app, &guesses, limit::STRANGER).and(Err(Problem::unauthenticated(why)))
+                }
                 Err(error) => Err(error.into()),
             }
         }

@@ -3,7 +3,8 @@
 //! Memory is bounded: at [`BUCKETS_MAX`] the buckets that are full again are dropped, and if none is, who is new shares
 //! one bucket with all others who are new.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -79,6 +80,27 @@ impl Limiter {
             return Ok(());
         }
         Err(Duration::from_secs_f64((1.0 - bucket.left) / rate.a_second))
+    }
+}
+
+/// Secrets that opened a door lately, as hashes under a key of this process: who has proven itself is not held up by the guesses of others behind
+/// its address. Says nothing of whether a secret counts still.
+#[derive(Default)]
+pub struct Proven(RandomState, Mutex<HashSet<u64>>);
+
+impl Proven {
+    /// Whether it did.
+    pub fn has(&self, secret: &str) -> bool {
+        self.1.lock().contains(&self.0.hash_one(secret))
+    }
+
+    /// It does now.
+    pub fn note(&self, secret: &str) {
+        let mut proven = self.1.lock();
+        if proven.len() >= BUCKETS_MAX {
+            proven.clear();
+        }
+        proven.insert(self.0.hash_one(secret));
     }
 }
 

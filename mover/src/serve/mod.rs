@@ -63,6 +63,8 @@ const FIRST_ENROLMENT: Duration = Duration::from_secs(3600);
 const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
 /// How long the end of connections to the database is waited for.
 const CLOSE: Duration = Duration::from_secs(5);
+/// Heartbeats in the silence that ends a lease: several may be lost.
+const HEARTBEATS_A_LEASE: u32 = 6;
 
 /// What a server is told.
 #[derive(Clone, Debug)]
@@ -85,6 +87,8 @@ pub struct Settings {
     pub plain_http: bool,
     /// Connections that one address may hold.
     pub connections_per_address: u32,
+    /// How long an agent may be silent before its jobs go elsewhere.
+    pub lease: Duration,
     /// Make another admin token.
     pub new_admin_token: bool,
     /// Webhooks may reach this machine itself.
@@ -146,6 +150,7 @@ async fn serve(
     if let Some(file) = &settings.away {
         context.away = Arc::new(read_away(file)?);
     }
+    context.lease = settings.lease;
     let now = context.clock.now();
     let authority = Authority::open(&database, &settings.data, now).await?;
     let authority_file = settings.data.join("authority.pem");
@@ -165,6 +170,8 @@ async fn serve(
         database: database.clone(),
         authority,
         limiter: limit::Limiter::default(),
+        proven: limit::Proven::default(),
+        heartbeat: settings.lease / HEARTBEATS_A_LEASE,
         questions: seen_questions,
         stopping: stop.clone(),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),

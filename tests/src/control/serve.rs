@@ -55,6 +55,10 @@ impl Serve {
     pub fn command(data: &Path, more: &[&str]) -> Command {
         // Hooks of tests listen on this machine.
         let mut arguments = vec!["serve", "--json", "--hooks-to-loopback", "--data", data.to_str().expect("a path")];
+        if !more.contains(&"--lease") {
+            // So that no test waits a minute until a silent agent's job goes elsewhere.
+            arguments.extend(["--lease", "15"]);
+        }
         if !more.contains(&"--listen") {
             arguments.extend(["--listen", "127.0.0.1:0"]);
         }

@@ -147,11 +147,15 @@ fn audit_log_names_who_failed_to_log_in_or_join_and_keeps_no_secret() {
 fn guesses_of_tokens_are_slowed_down_with_a_time_to_wait() {
     let scratch = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(&scratch.path().join("data"), &[]);
-    let guesser = serve.client("mvr_guess");
-    let answers: Vec<_> = (0..400).map(|_| guesser.get("/api/v1/jobs")).collect();
-    assert!(answers.iter().all(|answer| [401, 429].contains(&answer.status)));
-    let refused = answers.iter().find(|answer| answer.status == 429).expect("a guess that was slowed down");
-    let wait: u32 = refused.header("retry-after").parse().expect("a time to wait");
-    assert!(wait >= 1);
+    serve.admin().get("/api/v1/jobs").expect(200);
+    for guess in ["mvr_guess", &format!("mvr_{}", "0".repeat(serve.admin_token.len() - 4))] {
+        let guesser = serve.client(guess);
+        let answers: Vec<_> = (0..400).map(|_| guesser.get("/api/v1/jobs")).collect();
+        assert!(answers.iter().all(|answer| [401, 429].contains(&answer.status)));
+        let refused = answers.iter().find(|answer| answer.status == 429).expect("a guess that was slowed down");
+        let wait: u32 = refused.header("retry-after").parse().expect("a time to wait");
+        assert!(wait >= 1);
+    }
+    // Who has proven itself is not held up by who guesses behind the same address.
     serve.admin().get("/api/v1/jobs").expect(200);
 }

@@ -37,7 +37,9 @@ fn agent_enrols_backs_up_and_restores_and_no_data_passes_the_server_s002_s004_s0
     let target = site.repo.scratch().join("target");
     let restored = site.completed(&site.submit(&restore_to(&target, "files")));
     assert_eq!(restored["progress"]["bytes"]["restored"], 16_000_000, "{restored}");
+    let time = std::fs::metadata(&source).and_then(|meta| meta.modified()).expect("a time");
     std::fs::remove_file(source.join("left.tmp")).expect("remove");
+    std::fs::File::open(&source).and_then(|directory| directory.set_modified(time)).expect("set the time");
     assert_same_tree(&source, &mover::landed(&target, &source));
     assert!(relay.bytes() > 1000, "the agent speaks by way of the relay");
     assert!(relay.bytes() < 1_000_000, "{} bytes passed the server for 16 MB of data, twice", relay.bytes());
@@ -252,7 +254,7 @@ fn commands_run_before_and_after_with_limits_and_what_fails_is_told() {
     let failed = site.wait(&site.submit(&order), &["completed_with_errors", "completed", "failed"]);
     assert_eq!(failed["state"], "failed", "{failed}");
     assert!(failed["message"].as_str().expect("why").contains("false"), "{failed}");
-    assert_eq!(std::fs::read_to_string(&log).expect("notes"), "before \nafter completed\nafter failed\n");
+    assert_eq!(std::fs::read_to_string(&log).expect("notes"), "before\nafter completed\nafter failed\n");
     assert_eq!(site.points().len(), 1);
 }
 

@@ -95,7 +95,7 @@ fn command_before_a_job_ends_when_the_job_is_cancelled_or_its_agent_stops() {
     let source = tree(&site.repo, "source", 1, 1000);
     let mut order = backup_of(&source, "files");
     order["order"]["before"] = command("sleep 100000", true);
-    order["order"]["before"][0]["limit_seconds"] = json!(100_000);
+    order["order"]["before"][0]["limit_seconds"] = json!(80_000);
     let job = site.submit(&order);
     until("it runs", || agent.children().len() == 1);
     site.admin().post(&format!("/api/v1/jobs/{job}/cancel"), &json!({})).expect(200);

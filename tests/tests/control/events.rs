@@ -20,7 +20,9 @@ impl Stream {
         let mut stream = TcpStream::connect(&address).expect("a connection");
         stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a limit");
         let last = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        let head = format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{last}\r\n");
+        let head = format!(
+            "GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n{last}\r\n"
+        );
         stream.write_all(head.as_bytes()).expect("a request");
         Stream(BufReader::new(stream))
     }

@@ -2,6 +2,7 @@
 //! core of the control plane.
 
 use mover_tests::{assert_same_tree, mover};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::site::{Site, backup_of, restore_to, tree, until};
@@ -89,7 +90,9 @@ fn s016_s028_filesets_are_estimated_and_moved_one_after_the_other() {
     let job = site.completed(&site.submit(&order));
     assert_eq!((&job["progress"]["fileset"], &job["progress"]["filesets"]), (&json!(3), &json!(3)), "{job}");
     let points = site.repo.run("points", &["--json"]);
-    let point: serde_json::Value = serde_json::from_str(points.text().lines().next().expect("a line")).expect("JSON");
+    let lines = points.text();
+    let line = lines.lines().find(|line| line.contains("\"paths\"")).unwrap_or_else(|| panic!("no point: {points}"));
+    let point: serde_json::Value = serde_json::from_str(line).expect("JSON");
     assert_eq!(point["paths"], json!(sources), "in the order of the job, not of their names");
     let target = site.repo.scratch().join("target");
     site.completed(&site.submit(&restore_to(&target, "files")));
@@ -99,7 +102,7 @@ fn s016_s028_filesets_are_estimated_and_moved_one_after_the_other() {
 #[test]
 fn s045_repository_away_during_a_restore_it_is_tried_again_and_completes() {
     let site = Site::new();
-    let _agent = site.agent("one", "job-cores = 1");
+    let agent = site.agent("one", "job-cores = 1");
     let source = tree(&site.repo, "source", 30, 4_000_000);
     site.completed(&site.submit(&backup_of(&source, "files")));
     let target = site.repo.scratch().join("target");
@@ -108,8 +111,11 @@ fn s045_repository_away_during_a_restore_it_is_tried_again_and_completes() {
     order["order"]["restore"]["overwrite"] = json!("if-changed");
     let job = site.submit(&order);
     until("the restore has begun to write", || target.exists());
+    let stop = |signal| agent.signal_children(signal);
+    stop(Signal::STOP);
     let (place, away) = (site.repo.place().to_owned(), site.repo.scratch().join("away"));
     std::fs::rename(&place, &away).expect("the repository goes");
+    stop(Signal::CONT);
     until("an attempt has failed", || {
         let now = site.job(&job);
         assert_ne!(now["state"], "completed", "it was over before the repository went away: {now}");

@@ -226,6 +226,13 @@ impl AgentProcess {
         text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
     }
 
+    /// Sends what it has started a signal.
+    pub fn signal_children(&self, signal: rustix::process::Signal) {
+        for child in self.children().into_iter().filter_map(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(child, signal);
+        }
+    }
+
     /// Ends it without a warning.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

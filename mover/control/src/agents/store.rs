@@ -1,7 +1,7 @@
 //! Rows of agents and of their lanes.
 
 use crate::arguments;
-use crate::database::{Argument, Database, Record, Transaction, json, placeholders};
+use crate::database::{Argument, Database, Record, Transaction, json, parameters};
 use crate::error::{ControlError, Refusal, Result};
 use crate::ids::{AgentId, UnixMillis};
 use crate::placement::lane;
@@ -48,7 +48,7 @@ pub(crate) async fn takers(tx: &mut Transaction, ids: &[&str]) -> Result<Vec<(Ag
     let sql = format!(
         "SELECT a.*, (SELECT COUNT(*) FROM jobs WHERE phase = 1 AND agent = a.id) AS running
          FROM agents a WHERE a.draining = 0 AND a.revoked = 0 AND a.id IN ({})",
-        placeholders(ids.len())
+        parameters(ids.len())
     );
     let values: Vec<Argument> = ids.iter().map(|id| Argument::from(*id)).collect();
     let rows = tx.all(&sql, &values).await?;

@@ -311,7 +311,7 @@ fn bound(sql: &str, arguments: &[Argument]) -> sqlx::query::Query<'static, Any, 
 }
 
 /// `$1,$2,…,$count`: for as many values as a statement names.
-pub(crate) fn placeholders(count: usize) -> String {
+pub(crate) fn parameters(count: usize) -> String {
     (1..=count).map(|place| format!("${place}")).collect::<Vec<_>>().join(",")
 }
 

@@ -33,17 +33,29 @@ struct Sight {
 }
 
 /// Leases as this server watches them, by its monotonic clock.
-#[derive(Default)]
 pub struct Watch {
+    /// Silence after which one lapses.
+    lease: Duration,
     seen: HashMap<JobId, (Sight, Duration)>,
     /// The last look that the database answered.
     looked: Option<Duration>,
+}
+
+impl Default for Watch {
+    fn default() -> Watch {
+        Watch::new(LEASE)
+    }
 }
 
 /// A longer time between two looks is one in which nothing could be seen.
 const BLIND: Duration = Duration::from_secs(3 * SWEEP.as_secs());
 
 impl Watch {
+    /// Has seen nothing yet; leases lapse after so long a silence.
+    pub fn new(lease: Duration) -> Watch {
+        Watch { lease, seen: HashMap::new(), looked: None }
+    }
+
     /// Looks at all leases, and lets those lapse that were silent for too long while this server watched.
     ///
     /// # Errors
@@ -67,7 +79,7 @@ impl Watch {
                 Some((before, since)) if *before == sight => *since,
                 _ => monotonic,
             };
-            let limit = if sight.granted { GRANT } else { LEASE };
+            let limit = if sight.granted { GRANT } else { self.lease };
             if monotonic.saturating_sub(since) >= limit {
                 lapsed += u64::from(lapse_seen(database, &job, sight, now).await?);
             } else {

@@ -30,7 +30,7 @@ pub mod take;
 
 use std::time::Duration;
 
-/// Without a heartbeat for so long, a job may be given to another agent.
+/// Without a heartbeat for so long, a job may be given to another agent, unless a server is told another time.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// The same after the permission to commit: a commit must have ended by then.
 pub const GRANT: Duration = Duration::from_secs(600);

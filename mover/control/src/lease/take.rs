@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agents;
 use crate::arguments;
-use crate::database::{Argument, Database, Transaction, placeholders};
+use crate::database::{Argument, Database, Transaction, parameters};
 use crate::error::Result;
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::waiting::{park, repository_key, set_key, source_key};
@@ -112,7 +112,7 @@ impl Taking {
         let mut ready = Vec::new();
         for some in lanes.into_iter().collect::<Vec<_>>().chunks(LANES) {
             // A probe of the index for each lane; the offset keeps a planner from joining the whole queue instead.
-            let list = placeholders(some.len()).replace('$', "($").replace(',', "),") + ")";
+            let list = parameters(some.len()).replace('$', "($").replace(',', "),") + ")";
             let sql = format!(
                 "WITH asked (lane) AS (VALUES {list}) SELECT lane FROM asked WHERE EXISTS (
                     SELECT 1 FROM jobs WHERE phase = 0 AND waits_on IS NULL AND jobs.lane = asked.lane LIMIT 1 OFFSET 0)"

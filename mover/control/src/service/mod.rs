@@ -23,11 +23,13 @@ pub mod scheduler;
 mod ticker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, Addr};
 
 use crate::clock::{Clock, SettledClock};
 use crate::database::Database;
+use crate::lease::LEASE;
 use crate::placement::away::AwayTable;
 
 pub use housekeeping::Housekeeper;
@@ -48,13 +50,15 @@ pub struct Context {
     pub away: Arc<AwayTable>,
     /// How long what is over is kept.
     pub kept: housekeeping::Kept,
+    /// How long an agent may be silent before its jobs go elsewhere.
+    pub lease: Duration,
 }
 
 impl Context {
     /// With the default table *Agent away*, and keeping what is over for the default time.
     pub fn new(database: Database, clock: Arc<dyn Clock>) -> Context {
         let (away, kept) = (Arc::new(AwayTable::default()), housekeeping::Kept::default());
-        Context { database, clock: SettledClock::new(clock), away, kept }
+        Context { database, clock: SettledClock::new(clock), away, kept, lease: LEASE }
     }
 }
 

@@ -68,9 +68,10 @@ pub struct Queue {
 impl Queue {
     /// With nobody waiting.
     pub fn new(context: Context) -> Queue {
+        let watch = Arc::new(Mutex::new(Watch::new(context.lease)));
         Queue {
             context,
-            watch: Arc::default(),
+            watch,
             waiters: HashMap::new(),
             turns: 0,
             unasked: 0,
