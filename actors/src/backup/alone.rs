@@ -17,7 +17,7 @@ use crate::backup::early::Early;
 use crate::backup::hard_links::HardLinks;
 use crate::backup::messages::{CutBuffer, NewChunks, PackPart, Recorded, Work};
 use crate::backup::recorder::Recorder;
-use crate::backup::run::{BackupJob, Begun, Run, register};
+use crate::backup::run::{BackupJob, Run, register};
 use crate::backup::scanner::{Scanner, ScannerNote};
 use crate::backup::shared::JobShared;
 use crate::backup::uploader::Uploader;
@@ -54,9 +54,9 @@ pub enum Stage {
 /// What stops a backup.
 pub async fn time_of_stage<R: Runtime>(rt: R, job: BackupJob, stage: Stage) -> Result<Duration, Failure> {
     let registration = register(&rt, &job).await?;
+    let (history, number) = (registration.history().clone(), registration.number());
     let stopwatch = Stopwatch::start(rt.now());
-    let begun = Begun::registered(&registration);
-    let run = Run::prepare(&rt, job, begun, stopwatch, Progress::new(), StopSignal::new()).await?;
+    let run = Run::prepare(&rt, job, &history, Some(number), stopwatch, Progress::new(), StopSignal::new()).await?;
     let alone = Alone { rt, job: run.shared.clone(), run };
     let took = alone.run_until(stage).await;
     registration.commit(Outcome::Ended { reason: "a benchmark".into() }).await?;

@@ -19,7 +19,6 @@ use mover_repository::heartbeat::Heartbeat;
 use mover_repository::ids::{LogNumber, ObjectId, UnixNanos};
 use mover_repository::index::Index;
 use mover_repository::limits::FRAME_BYTES_MAX;
-use mover_repository::listings::Listings;
 use mover_repository::log::{
     Grade, History, OpenRecord, Outcome, RecoveryPoint, Registration, Role, SealedFileset, Totals, this_machine,
 };
@@ -141,11 +140,8 @@ pub async fn run_backup<R: Runtime>(
         }
         return Err(failure);
     }
-    let begun = match &registration {
-        Some(registration) => Begun::registered(registration),
-        None => Begun::unregistered(&job.repository, &history),
-    };
-    let run = Run::prepare(&rt, job, begun, stopwatch, progress, stop).await?;
+    let writer = registration.as_ref().map(Registration::number);
+    let run = Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await?;
     let moved = run.filesets(&rt, registration.as_ref()).await;
     run.shared.progress.set_phase(Phase::Finishing);
     let outcome = match moved {
@@ -176,7 +172,7 @@ pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Regi
         depends_on: job.options.depends_on,
         started: rt.unix_now(),
     };
-    Ok(job.repository.register_and_list(open).await?)
+    Ok(job.repository.register(open).await?)
 }
 
 /// A base that was forgotten by somebody who registered before this run is gone for it, at its start as at its end: no
@@ -190,25 +186,6 @@ fn check_base(history: &History, base: Option<ObjectId>) -> Result<(), Failure> 
         "it was forgotten, or is not in this repository",
     );
     Err(failure.with_guidance("bring it back by `mover forget --undo`, or back up without --depends-on"))
-}
-
-/// What a run begins with.
-pub(super) struct Begun<'a> {
-    history: &'a History,
-    /// None in a dry run.
-    writer: Option<LogNumber>,
-    listings: Listings,
-}
-
-impl<'a> Begun<'a> {
-    pub(super) fn registered(registration: &'a Registration) -> Self {
-        let (history, listings) = (registration.history(), registration.listings());
-        Self { history, writer: Some(registration.number()), listings }
-    }
-
-    fn unregistered(repository: &Repository, history: &'a History) -> Self {
-        Self { history, writer: None, listings: Listings::ask(repository.backend().as_ref()) }
-    }
 }
 
 /// A job in progress.
@@ -230,15 +207,15 @@ impl Run {
     pub(super) async fn prepare<R: Runtime>(
         rt: &R,
         job: BackupJob,
-        begun: Begun<'_>,
+        history: &History,
+        writer: Option<LogNumber>,
         stopwatch: Stopwatch,
         progress: Arc<Progress>,
         stop: StopSignal,
     ) -> Result<Self, Failure> {
         let BackupJob { repository, source, is_stream, set, host, tags, options, scratch, .. } = job;
         let shares = Shares::of(options.memory_bytes);
-        let Begun { history, writer, listings } = begun;
-        let index = Index::load_for_backup_listed(&repository, history, listings, shares.index_bytes).await?;
+        let index = Index::load_for_backup(&repository, history, shares.index_bytes).await?;
         let report = Arc::new(Report::default());
         if index.lost_packs() > 0 {
             let count = index.lost_packs();

@@ -182,8 +182,7 @@ async fn prepare_and_run<R: Runtime>(
     let shares = Shares::of(job.memory_bytes);
     let index = match registration {
         Some(registration) => {
-            let (history, listings) = (registration.history(), registration.listings());
-            Index::load_or_rebuild_listed(&job.repository, history, listings, shares.index_bytes).await?
+            Index::load_or_rebuild(&job.repository, registration.history(), shares.index_bytes).await?
         }
         None => {
             let (history, _) = job.repository.history_with_damage().await?;

@@ -24,7 +24,6 @@ pub mod key_text;
 pub mod keys;
 pub mod leftovers;
 pub mod limits;
-pub mod listings;
 pub mod log;
 mod lru;
 pub mod manifest;

@@ -216,7 +216,7 @@ impl Repository {
         options: OpenOptions,
     ) -> Result<Repository> {
         let blocking = Pool::new("mover-keys", 1);
-        // At once.
+        // Side by side: neither needs what the other finds.
         let search = find_early(backend.as_ref(), options.memory_directory.as_deref(), &blocking);
         let unlock = unlock(&backend, credential, &blocking);
         let ((secrets, config, slot), found) = try_join(unlock, async { Ok(search.await) }).await?;
@@ -262,16 +262,7 @@ impl Repository {
     /// # Errors
     /// As [`Repository::history`]; [`RepositoryError::LimitExceeded`] for names that are too long.
     pub async fn register(&self, open: OpenRecord) -> Result<Registration> {
-        log::register(self, open, false).await
-    }
-
-    /// As [`Repository::register`], for who loads an index next: [`Registration::listings`] are on their way while the
-    /// history is read.
-    ///
-    /// # Errors
-    /// As [`Repository::register`].
-    pub async fn register_and_list(&self, open: OpenRecord) -> Result<Registration> {
-        log::register(self, open, true).await
+        log::register(self, open).await
     }
 
     /// Reads the history and compares it with what its newest outcome and this client have seen.

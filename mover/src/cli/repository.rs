@@ -201,19 +201,7 @@ pub fn open_record(role: Role, set: &str) -> Result<OpenRecord> {
 
 /// Registers as a reader. A repository that cannot be written is read all the same: `None`.
 pub fn register_reader(session: &Session, repository: &Repository, set: &str) -> Result<Option<Registration>> {
-    reader(session, block_on(repository.register(open_record(Role::Reader, set)?)))
-}
-
-/// As [`register_reader`], with the names of an index on their way.
-pub fn register_restore(session: &Session, repository: &Repository, set: &str) -> Result<Option<Registration>> {
-    reader(session, block_on(repository.register_and_list(open_record(Role::Reader, set)?)))
-}
-
-fn reader(
-    session: &Session,
-    registered: std::result::Result<Registration, RepositoryError>,
-) -> Result<Option<Registration>> {
-    match registered {
+    match block_on(repository.register(open_record(Role::Reader, set)?)) {
         Ok(registration) => Ok(Some(registration)),
         Err(RepositoryError::Storage(error)) if error.kind.takes_no_writes() => {
             session.output.note("the repository cannot be written: reading without a registration");

@@ -30,7 +30,7 @@ pub fn run(session: &Session, args: &RestoreArgs) -> Result<Exit> {
     let opened = repository::open_cached(session)?;
     let registration = match args.dry_run {
         true => None,
-        false => repository::register_restore(session, &opened, args.set.as_deref().unwrap_or_default())?,
+        false => repository::register_reader(session, &opened, args.set.as_deref().unwrap_or_default())?,
     };
     let (history, damaged_records) = match &registration {
         Some(registration) => (registration.history().clone(), repository::list_damage(session, registration.damage())),

@@ -17,7 +17,6 @@ use crate::index::segment::Segment;
 use crate::index::table::{LOCATION_MEMORY_BYTES, Table};
 use crate::index::{Absent, Index, PackRef, Packs, Unreadable};
 use crate::io::in_parallel;
-use crate::listings::Listings;
 use crate::log::History;
 use crate::pack::{parse_pack_name, read_contents_of};
 use crate::repository::Repository;
@@ -49,28 +48,16 @@ impl Index {
         history: &History,
         budget_bytes: usize,
     ) -> Result<Arc<Index>> {
-        let listings = Listings::ask(repository.backend().as_ref());
-        Self::load_or_rebuild_listed(repository, history, listings, budget_bytes).await
-    }
-
-    /// As [`Index::load_or_rebuild`], from listings that are on their way.
-    ///
-    /// # Errors
-    /// As [`Index::load_or_rebuild`].
-    pub async fn load_or_rebuild_listed(
-        repository: &Repository,
-        history: &History,
-        listings: Listings,
-        budget_bytes: usize,
-    ) -> Result<Arc<Index>> {
         let mut absent = absent(history);
         let (mut avoided, deleted, hurt) = (history.condemned(), history.deleted(), history.hurt_locations().packs);
         avoided.retain(|pack| !deleted.contains(pack) && !hurt.contains(pack));
         absent.packs.retain(|pack| !avoided.contains(pack));
-        let segments = listings.segments.await?;
-        let mut index = Self::load_with(repository, absent, budget_bytes, segments, None).await?;
+        // On their way meanwhile, but never before the history is read: a point that is committed while it is read has packs
+        // and segments that an earlier listing lacks, and could not be restored.
+        let packs = repository.backend().list("packs");
+        let mut index = Self::load_without(repository, absent, budget_bytes).await?;
         index.avoided.extend(avoided);
-        index.add_packs_without_segment(listings.packs.await?).await?;
+        index.add_packs_without_segment(packs.await?).await?;
         Ok(Arc::new(index))
     }
 
@@ -85,22 +72,9 @@ impl Index {
         history: &History,
         budget_bytes: usize,
     ) -> Result<Arc<Index>> {
-        let listings = Listings::ask(repository.backend().as_ref());
-        Self::load_for_backup_listed(repository, history, listings, budget_bytes).await
-    }
-
-    /// As [`Index::load_for_backup`], from listings that are on their way. As both are asked for at once, a pack that
-    /// another run adds meanwhile may be taken for lost.
-    ///
-    /// # Errors
-    /// As [`Index::load_or_rebuild`].
-    pub async fn load_for_backup_listed(
-        repository: &Repository,
-        history: &History,
-        listings: Listings,
-        budget_bytes: usize,
-    ) -> Result<Arc<Index>> {
-        let (segments, packs) = (listings.segments.await?, listings.packs.await?);
+        // At once, though a pack that another run adds meanwhile may be taken for lost.
+        let (segments, packs) = (repository.backend().list("index"), repository.backend().list("packs"));
+        let (segments, packs) = (segments.await?, packs.await?);
         let listed = packs.iter().filter_map(|object| parse_pack_name(&object.name)).map(|(_, id)| id).collect();
         let listed = Some(Arc::new(listed));
         let mut index = Self::load_with(repository, absent(history), budget_bytes, segments, listed).await?;

@@ -206,9 +206,11 @@ async fn read_in_steps(repository: &Repository, known: LogNumber, remembered: Op
     Ok(log)
 }
 
-/// The highest number, as a search that is just over found it, else as one finds it now.
+/// The highest number, as a search that is just over found it, else as one finds it now. A search that did not know what
+/// this client has seen may have ended where a record is missing.
 pub(super) async fn highest(repository: &Repository, known: LogNumber, remembered: Option<&Seen>) -> Result<LogNumber> {
-    match repository.take_found() {
+    let is_known = |found: &LogNumber| remembered.is_none_or(|seen| seen.below.0 <= found.0 + 1);
+    match repository.take_found().filter(is_known) {
         Some(found) => Ok(found.max(known)),
         None => find_highest_from(repository.backend().as_ref(), known, remembered).await,
     }

@@ -12,10 +12,8 @@ use crate::codec::{Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, UnixNanos};
 use crate::limits::LOG_RECORD_BYTES_MAX;
-use crate::listings::Listings;
 use crate::repository::Repository;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// How often the outcome of another run is looked for.
@@ -48,13 +46,10 @@ pub struct Registration {
     history: History,
     /// What of the history could not be read; empty but for a reader.
     damage: Vec<RepositoryError>,
-    /// Asked for as soon as the number was taken, if somebody said that they will be needed.
-    listings: Mutex<Option<Listings>>,
 }
 
-/// Takes the next free number, then reads the history: a reader what is left of it, others all. `lists`: who registers
-/// will load an index, whose names are asked for meanwhile.
-pub(crate) async fn register(repository: &Repository, open: OpenRecord, lists: bool) -> Result<Registration> {
+/// Takes the next free number, then reads the history: a reader what is left of it, others all.
+pub(crate) async fn register(repository: &Repository, open: OpenRecord) -> Result<Registration> {
     open.check()?;
     let secrets = repository.secrets();
     let body = open.encode(&secrets.signing().verifying_key());
@@ -76,9 +71,8 @@ pub(crate) async fn register(repository: &Repository, open: OpenRecord, lists: b
     }
     // After registering: whatever is condemned before this read is treated as absent by us, and
     // whoever condemns after it must wait for our outcome.
-    let listings = Mutex::new(lists.then(|| Listings::ask(repository.backend().as_ref())));
     let (history, damage) = repository.reading(number).await?;
-    let registration = Registration { repository: repository.clone(), number, history, damage, listings };
+    let registration = Registration { repository: repository.clone(), number, history, damage };
     match registration.damage.first().filter(|_| open.role != Role::Reader) {
         None => Ok(registration),
         Some(first) => {
@@ -125,12 +119,6 @@ impl Registration {
     /// not those that somebody saw.
     pub fn damage(&self) -> &[RepositoryError] {
         &self.damage
-    }
-
-    /// The names to load an index from: those that are on their way since it registered, else they are asked for now.
-    pub fn listings(&self) -> Listings {
-        let asked = self.listings.lock().take();
-        asked.unwrap_or_else(|| Listings::ask(self.repository.backend().as_ref()))
     }
 
     /// The repository.
