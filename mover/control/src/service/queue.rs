@@ -16,16 +16,16 @@ use crate::database::Database;
 use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::Outcome;
+use crate::lease::SWEEP;
+use crate::lease::handover::hand_over;
 use crate::lease::lapse::{Watch, sweep_queue};
 use crate::lease::report::{Ending, Held, finish};
-use crate::lease::take::{BATCH_MAX, Lease, Offer, take};
+use crate::lease::take::{BATCH_MAX, Lease, Offer, Taken, take_some};
 
 use super::{Context, ticker};
 
 /// How often it is looked for changes of another server, while somebody waits.
 const TICK: Duration = Duration::from_secs(1);
-/// How often silent leases and ended windows are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
 /// Polls that wait at once.
 pub const WAITERS_MAX: usize = 20_000;
 /// Longest wait of one poll.
@@ -68,9 +68,10 @@ pub struct Queue {
 impl Queue {
     /// With nobody waiting.
     pub fn new(context: Context) -> Queue {
+        let watch = Arc::new(Mutex::new(Watch::new(context.lease)));
         Queue {
             context,
-            watch: Arc::default(),
+            watch,
             waiters: HashMap::new(),
             turns: 0,
             unasked: 0,
@@ -100,18 +101,23 @@ impl Queue {
         let context = self.context.clone();
         let work = async move {
             let offers: Vec<Offer> = batch.iter().map(|waiter| waiter.offer.clone()).collect();
-            let result = take(&context.database, &offers, context.clock.now()).await;
+            let result = take_some(&context.database, &offers, context.clock.now()).await;
             (batch, result)
         };
-        actor.spawn(work.into_actor(self).map(|(batch, result), queue, actor| {
+        actor.spawn(ticker::timed("queue", work).into_actor(self).map(|(batch, result), queue, actor| {
             queue.is_taking = false;
+            let is_cut_off = result.as_ref().is_ok_and(|taken| taken.is_cut_off);
             queue.answer(batch, result, actor);
+            if is_cut_off {
+                // What was in the way is parked: behind it there may be work for those that got none.
+                queue.unasked = queue.waiters.len();
+            }
             queue.take(actor);
         }));
     }
 
     /// Answers those that got work; the others wait on, behind those that were not asked yet.
-    fn answer(&mut self, batch: Vec<Waiter>, result: Result<Vec<Lease>>, actor: &mut actix::Context<Queue>) {
+    fn answer(&mut self, batch: Vec<Waiter>, result: Result<Taken>, actor: &mut actix::Context<Queue>) {
         let mut leases: HashMap<AgentId, Vec<Lease>> = HashMap::new();
         if let Err(error) = &result {
             tracing::warn!(
@@ -119,7 +125,7 @@ impl Queue {
                 "no work could be given out; those that ask wait on"
             );
         }
-        for lease in result.unwrap_or_default() {
+        for lease in result.map(|taken| taken.leases).unwrap_or_default() {
             leases.entry(lease.agent.clone()).or_default().push(lease);
         }
         for mut waiter in batch {
@@ -162,9 +168,10 @@ impl Queue {
         let (context, watch) = (self.context.clone(), Arc::clone(&self.watch));
         async move {
             let now = context.clock.now();
-            let changed = sweep_queue(&context.database, now).await?;
+            let changed = sweep_queue(&context.database, &context.away, now).await?;
             let lapsed = watch.lock().await.sweep(&context.database, context.clock.monotonic(), now).await?;
-            if changed + lapsed > 0 {
+            let handed = hand_over(&context.database, &context.away, now).await?;
+            if changed + lapsed + handed > 0 {
                 own.do_send(Wake);
             }
             Ok(())

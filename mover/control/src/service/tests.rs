@@ -14,6 +14,7 @@ use crate::error::{ControlError, Result};
 use crate::ids::{PolicyId, UnixMillis};
 use crate::job::store::JobFilter;
 use crate::job::{Job, JobKind, JobState, NewJob, Outcome, store};
+use crate::lease::handover::hand_over;
 use crate::lease::report::{Ending, Held, finish};
 use crate::lease::take::{Offer, take};
 use crate::policy::store::{self as policies, StoredPolicy};
@@ -181,8 +182,59 @@ fn s031_nas_job_whose_proxy_died_goes_to_another() {
         let offer = |name: &str| Offer { agent: name.into(), free: 1, resident: Vec::new() };
         assert!(take(&database, &[offer("b")], NOON).await.expect("take").is_empty());
         assert_eq!(take(&database, &[offer("a")], NOON).await.expect("take").len(), 1);
-        crate::lease::lapse::release_lost(&database, &"a".into(), &[], NOON).await.expect("began anew");
+        let mut description = registry::get(&database, &"a".into()).await.expect("a").description;
+        description.instance = "second".to_owned();
+        let said = crate::protocol::HelloRequest { description, boot: None, held: Vec::new() };
+        crate::lease::lapse::greet(&database, &"a".into(), &said, NOON).await.expect("began anew");
         assert_eq!(take(&database, &[offer("b")], NOON).await.expect("take").len(), 1);
+    });
+}
+
+#[test]
+fn s031_queued_nas_job_whose_proxy_went_away_goes_to_another_after_a_few_skips() {
+    each_database(async |database| {
+        agent(&database, "a", &["filer"], NOON).await;
+        agent(&database, "b", &["filer"], NOON).await;
+        let stored = hourly(&database, |_| {}).await;
+        let clock = ManualClock::at(NOON);
+        let context = server(&database, &clock);
+        let by_hand = scheduler::job_of(&stored, "hand".into(), crate::job::Origin::OnDemand, "me");
+        submit(&database, NewJob { set: "other".to_owned(), ..by_hand }, NOON).await;
+        let offer = |name: &str| Offer { agent: name.into(), free: 1, resident: Vec::new() };
+        let mut taken = Vec::new();
+        for hour in 1..=4 {
+            clock.advance(HOUR);
+            let now = context.clock.now();
+            heard(&database, "b", now).await;
+            if hour == 1 {
+                heard(&database, "a", now).await;
+            }
+            scheduler::run_due(&context).await.expect("run");
+            // The first run was let in while its proxy lived; it was silent soon after.
+            clock.advance(crate::agents::CONNECTED * 2);
+            let now = context.clock.now();
+            hand_over(&database, &context.away, now).await.expect("nobody else was heard");
+            assert!(take(&database, &[offer("b")], now).await.expect("take").is_empty(), "a server that hears nobody");
+            heard(&database, "b", now).await;
+            hand_over(&database, &context.away, now).await.expect("hand over");
+            let leases = take(&database, &[offer("b"), offer("b")], now).await.expect("take");
+            for lease in &leases {
+                let held = Held { job: lease.job.id.clone(), fence: lease.fence };
+                let done = finish(&database, &lease.agent, &held, &Ending::Completed, Outcome::default(), now).await;
+                done.expect("finish");
+            }
+            taken.push(leases.iter().map(|lease| lease.job.origin).collect::<Vec<_>>());
+        }
+        use crate::job::Origin::{OnDemand, Scheduled};
+        assert_eq!(
+            taken,
+            [vec![OnDemand], vec![], vec![], vec![Scheduled]],
+            "by hand at once, the run after three skips"
+        );
+        let states: Vec<JobState> = all_jobs(&database).await.iter().map(|job| job.state).collect();
+        use JobState::{Completed, Skipped};
+        assert_eq!(states.iter().filter(|state| **state == Completed).count(), 2);
+        assert_eq!(states.iter().filter(|state| **state == Skipped).count(), 3);
     });
 }
 
