@@ -5,7 +5,7 @@
 //! The store is an S3 server in this process, the link a proxy in front of it that delays and paces what goes through; so
 //! server, link and what is measured share the cores of this machine. Random bytes, one large file and many of 1 MiB,
 //! half of each. Shares are of the bytes of the files, over the whole run of the command from its start to its end; CPU is
-//! that of the command alone, beside the same with a repository on the local disk. Source, store and target lie in the
+//! that of the command alone, beside the same with a repository in a directory right before. Source, store and target lie in the
 //! directory for temporary files: with `TMPDIR` in memory no disk limits what the link carries.
 
 #[allow(dead_code, reason = "one function of it is called here")]
@@ -43,11 +43,12 @@ fn main() {
         let scratch = tempfile::tempdir().expect("a directory");
         let source = scratch.path().join("source");
         make_files(&source, mib);
-        let place = scratch.path().join("local");
-        let local = measure(&source, scratch.path(), &place.display().to_string(), &[], "256MiB");
-        std::fs::remove_dir_all(place).expect("remove the local repository");
         for rtt in &options.rtt_ms {
             for memory in &options.memory {
+                // Right before, not once for all: what a GiB costs here is another figure an hour later.
+                let place = scratch.path().join("local");
+                let local = measure(&source, scratch.path(), &place.display().to_string(), &[], memory);
+                std::fs::remove_dir_all(place).expect("remove the local repository");
                 let server = S3Server::start();
                 let link = Link::to(server.address());
                 link.set_rate(Some(rate * 1_000_000));

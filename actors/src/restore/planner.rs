@@ -2,8 +2,8 @@
 //!
 //! Streams the manifest in path order, makes directories, starts entries without content, and fills a window with the
 //! chunks of many files; the window becomes a few large reads, pushed where any shard takes them. Two windows may be
-//! under way, so the pipe does not drain between them; a file may be longer than a window. Directories get their
-//! attributes, and files their further names, when every file of the fileset is in place.
+//! under way, three from a far store, so the pipe does not drain between them; a file may be longer than a window.
+//! Directories get their attributes, and files their further names, when every file of the fileset is in place.
 //!
 //! Lives on shard 0. Limits: the plan's memory ([`PlanLimits`]), [`IN_PIECES_MAX`] open files a window. Must never give
 //! a file to the writers before it is open, nor start fileset *n+1* before fileset *n* is complete.
@@ -109,11 +109,13 @@ impl<R: Runtime> Planner<R> {
     }
 
     /// The first windows are small, so that the first bytes flow while the next window is planned. Not where the store
-    /// is far: windows that each want a part of a pack cost a request each.
+    /// is far: windows that each want a part of a pack cost a request each. There three are under way: two that share a
+    /// link end at nearly the same time, and it would rest for a round trip until the next one's requests are answered.
     fn next_limits(&mut self) -> PlanLimits {
         let limits = self.parts.limits;
         if self.parts.site.backend.link().is_some() {
-            return PlanLimits { content_bytes: WINDOW_CONTENT_BYTES_FAR, ..limits };
+            let plan_bytes = limits.plan_bytes * 2 / 3;
+            return PlanLimits { content_bytes: WINDOW_CONTENT_BYTES_FAR, plan_bytes, ..limits };
         }
         let divisor = 16 >> self.windows.min(4);
         self.windows += 1;

@@ -208,32 +208,44 @@ mod tests {
         file
     }
 
-    /// With the kernel's own flag, and on kernels before it.
+    /// Pages of a file of which the first MiB is cached, before all of it is read `way` and after; None where there is no
+    /// cache.
+    fn pages_around_a_read(way: u8) -> Option<(usize, usize)> {
+        let file = file_out_of_cache();
+        if resident_pages(&file, BYTES) > 0 {
+            // Files here live in memory, there is no cache to keep clean.
+            return None;
+        }
+        let traits = DeviceTraits { cache: AtomicU8::new(way), ..DeviceTraits::default() };
+        let hot_bytes = 1 << 20;
+        let mut hot = vec![0; hot_bytes];
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
+        rustix::io::pread(&file, &mut hot, 0).unwrap();
+        let before = resident_pages(&file, BYTES);
+        assert!(before >= hot_bytes / rustix::param::page_size(), "{before} pages");
+        let mut buffer = Vec::with_capacity(BYTES + 1);
+        let mut offset = 0;
+        while let bytes @ 1.. = traits.append(file.as_fd(), offset, 700_001, &mut buffer).unwrap_or_default() {
+            offset += bytes as u64;
+            buffer.reserve(700_001);
+        }
+        assert!(buffer == vec![7; BYTES], "way {way}: it reads something else");
+        Some((before, resident_pages(&file, BYTES)))
+    }
+
+    /// With the kernel's own flag, and on kernels before it. The kernel keeps pages that somebody else holds for a moment,
+    /// as its own writers do: once, beside other tests, a MiB stayed. What is kept each time is our doing.
     #[test]
     fn a_read_leaves_the_page_cache_as_it_found_it() {
         for way in [CACHE_DROPPED, CACHE_LOOKED_AT] {
-            let file = file_out_of_cache();
-            if resident_pages(&file, BYTES) > 0 {
-                // Files here live in memory, there is no cache to keep clean.
-                return;
-            }
-            let traits = DeviceTraits { cache: AtomicU8::new(way), ..DeviceTraits::default() };
-            let hot_bytes = 1 << 20;
-            let mut hot = vec![0; hot_bytes];
-            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).unwrap();
-            rustix::io::pread(&file, &mut hot, 0).unwrap();
-            let before = resident_pages(&file, BYTES);
-            assert!(before >= hot_bytes / rustix::param::page_size(), "{before} pages");
-            let mut buffer = Vec::with_capacity(BYTES + 1);
-            let mut offset = 0;
-            while let bytes @ 1.. = traits.append(file.as_fd(), offset, 700_001, &mut buffer).unwrap_or_default() {
-                offset += bytes as u64;
-                buffer.reserve(700_001);
-            }
-            assert!(buffer == vec![7; BYTES], "way {way}: it reads something else");
-            let after = resident_pages(&file, BYTES);
             // Reads that are no multiple of a page share one with the next read.
-            assert!(after.abs_diff(before) <= 6, "way {way}: {before} pages were cached before, {after} after");
+            let is_as_before = |(before, after): &(usize, usize)| after.abs_diff(*before) <= 6;
+            let mut seen = Vec::new();
+            while !seen.last().is_some_and(is_as_before) {
+                assert!(seen.len() < 5, "way {way}: pages that were cached before and after: {seen:?}");
+                let Some(pages) = pages_around_a_read(way) else { return };
+                seen.push(pages);
+            }
         }
     }
 

@@ -477,6 +477,34 @@ fn the_end_of_a_far_log_is_looked_for_while_its_key_is() {
     }
 }
 
+/// The note of which repository is in a place was lost, so the search for the end of the log knew nothing of what this
+/// client had seen, and ended where two records are missing. Who registered took the number of one of them, as if the log
+/// ended there.
+#[test]
+fn a_search_that_does_not_know_what_this_client_saw_is_not_believed_over_it() {
+    let (backend, memory) = (MemoryBackend::new(), tempfile::tempdir().unwrap());
+    init(&backend);
+    let client = reopen(&backend, Some(memory.path()));
+    for _ in 0..10 {
+        commit_point(&client, "set");
+    }
+    assert!(
+        !std::fs::read_dir(memory.path())
+            .unwrap()
+            .any(|entry| { entry.unwrap().path().extension().is_some_and(|extension| extension == "place") })
+    );
+    for number in [1, 2] {
+        backend.remove(&open_name(LogNumber(number)));
+    }
+    let far = FaultyBackend::far(Arc::new(backend.clone()));
+    let options = OpenOptions { memory_directory: Some(memory.path().to_owned()) };
+    let opened = block_on(Repository::open_with(Arc::new(far), &credential(), options)).unwrap();
+    let reader = block_on(opened.register(open_record(Role::Reader))).unwrap();
+    assert_eq!(reader.number(), LogNumber(11));
+    let missing = [open_name(LogNumber(1)), open_name(LogNumber(2))];
+    assert!(missing.iter().all(|name| !backend.snapshot().contains_key(name)), "a gap was filled");
+}
+
 #[test]
 fn f07_times_decide_nothing() {
     let repository = init(&MemoryBackend::new());

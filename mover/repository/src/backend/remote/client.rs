@@ -15,6 +15,7 @@ use super::error::{Failed, judge};
 use super::lock::{Held, Lock};
 use super::place::Store;
 use super::retry::Tries;
+use super::spill::Spills;
 use super::transport::{NOTE, Note, Wire};
 use crate::backend::{ObjectMeta, StorageError, StorageErrorKind};
 
@@ -33,6 +34,7 @@ pub(super) struct Client {
     pub lock: Option<Lock>,
     /// Larger objects go in parts of so many bytes.
     pub part_bytes: u64,
+    pub spills: Spills,
     /// Names of objects in the store begin so; ends with a slash, or is empty.
     pub prefix: String,
     /// As users name the store.

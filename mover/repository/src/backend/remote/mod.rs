@@ -36,6 +36,7 @@ pub use self::place::{Environment, RemotePlace};
 use self::retry::Patience;
 use self::runtime::{runtime, start};
 use self::span::{RefusedSpan, RemoteSpan, read_range};
+use self::spill::Spills;
 pub use self::transport::RemoteCounters;
 use self::transport::{Transport, Wire};
 use self::writer::RemoteWriter;
@@ -102,7 +103,10 @@ impl RemoteBackend {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
-        Ok(Self { client: Arc::new(Client { store, wire, lock, part_bytes: options.part_bytes, prefix, shown }) })
+        let spills = Spills::default();
+        Ok(Self {
+            client: Arc::new(Client { store, wire, lock, part_bytes: options.part_bytes, spills, prefix, shown }),
+        })
     }
 
     /// Requests and bytes so far.

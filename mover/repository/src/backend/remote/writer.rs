@@ -128,11 +128,11 @@ impl Object {
     }
 
     async fn append(&mut self, spill: &mut Option<Spill>, parts: Vec<Bytes>) -> Result<(), StorageError> {
-        let open = spill.take();
+        let (open, spills) = (spill.take(), self.client.spills.clone());
         let written = tokio::task::spawn_blocking(move || {
             let mut open = match open {
                 Some(open) => open,
-                None => Spill::new()?,
+                None => spills.open()?,
             };
             open.append(&parts)?;
             Ok::<_, io::Error>(open)
