@@ -94,7 +94,8 @@ async fn answer(service: Service, request: Request) {
         }
         Request::Poll(offer, reply) => {
             hear(&service, &offer.agent).await;
-            let leases = service.queue.send(Poll { offer, wait: WAIT_MAX }).await;
+            let (poll, _asker) = Poll::new(offer, WAIT_MAX);
+            let leases = service.queue.send(poll).await;
             _ = reply.send(leases.expect("the queue lives"));
         }
         Request::Beat(agent, held, reply) => {

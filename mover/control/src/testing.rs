@@ -10,12 +10,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use actix::Addr;
 
 use crate::agents::{Description, enrolment};
 use crate::database::Database;
+use crate::error::Result;
 use crate::ids::{AgentId, JobId, UnixMillis};
 use crate::job::{Job, JobKind, JobOrder, NewJob, Origin, Place, Workload, admission};
+use crate::lease::take::{Lease, Offer};
 use crate::placement::away::AwayTable;
+use crate::service::queue::{Poll, Queue};
 
 /// A time to begin at: 2026-03-02, a Monday, noon UTC.
 pub const NOON: UnixMillis = UnixMillis(1_772_452_800_000);
@@ -215,4 +221,10 @@ pub fn backup_of_host(agent: &AgentId, now: UnixMillis) -> NewJob {
 /// Lets it in by the default table.
 pub async fn submit(database: &Database, new: NewJob, now: UnixMillis) -> Job {
     admission::submit(database, new, &AwayTable::default(), now).await.expect("a job")
+}
+
+/// Asks a queue for work, and waits for the answer as long as it says.
+pub async fn poll(queue: &Addr<Queue>, offer: Offer, wait: Duration) -> Result<Vec<Lease>> {
+    let (poll, _asker) = Poll::new(offer, wait);
+    queue.send(poll).await.expect("the queue lives")
 }

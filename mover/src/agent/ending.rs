@@ -121,6 +121,11 @@ impl Tale {
                 progress.bytes.new = number(line, "bytes_new");
                 progress.bytes.stored = number(line, "bytes_stored");
                 progress.fileset = u32::try_from(order.filesets.len()).unwrap_or(u32::MAX);
+                if progress.files_estimated == 0 {
+                    // It was over before the count beside it had been told.
+                    (progress.files_estimated, progress.bytes_estimated) =
+                        (number(line, "files"), number(line, "bytes"));
+                }
                 self.recovery_point = text(line, "point");
                 self.was_full = order.full || line["parent"].is_null();
                 let rules = line["excluded_by_rule"].as_object().into_iter().flatten();

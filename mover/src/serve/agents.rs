@@ -13,16 +13,16 @@ use mover_control::browse::{self, OpenQuestion};
 use mover_control::database::Database;
 use mover_control::error::Refusal;
 use mover_control::ids::{RecordId, UnixMillis};
-use mover_control::job::Outcome;
 use mover_control::lease::lapse;
-use mover_control::lease::report::{self, Advice, Ending, Held};
+use mover_control::lease::report::{self, Advice};
 use mover_control::lease::take::{Lease, Offer};
 use mover_control::placement::{lane, version};
 use mover_control::protocol::{
     AdvanceRequest, BeatAnswer, BeatRequest, EnrolAnswer, EnrolRequest, FinishAnswer, FinishRequest, GrantRequest,
     HelloAnswer, HelloRequest, PollAnswer, PollRequest, Question, RenewRequest, ReplyRequest, path,
 };
-use mover_control::service::queue::{Poll, WAIT_MAX};
+use mover_control::service::queue::{Poll, WAIT_MAX, give_back};
+use tokio::sync::oneshot;
 
 use super::app::App;
 use super::call::{Call, Reply};
@@ -128,15 +128,18 @@ async fn hello(call: Call) -> Answer {
 /// A poll on its way to the queue.
 type Asked = Pin<Box<dyn Future<Output = Result<mover_control::Result<Vec<Lease>>, actix::MailboxError>>>>;
 
-/// A poll that waits. Whatever it gets after it was dropped (its connection broke, a question came first) goes back.
+/// A poll that waits. When it is dropped (its connection broke, a question came first) it waits no more, and what was on
+/// its way to it goes back.
 struct Waiting {
     leases: Option<Asked>,
+    asker: Option<oneshot::Sender<()>>,
     database: Database,
     now: UnixMillis,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        drop(self.asker.take());
         let Some(leases) = self.leases.take() else { return };
         let (database, now) = (self.database.clone(), self.now);
         actix_web::rt::spawn(async move {
@@ -144,17 +147,6 @@ impl Drop for Waiting {
                 give_back(&database, leases, now).await;
             }
         });
-    }
-}
-
-async fn give_back(database: &Database, leases: Vec<Lease>, now: UnixMillis) {
-    for lease in leases {
-        let held = Held { job: lease.job.id, fence: lease.fence };
-        let done = report::finish(database, &lease.agent, &held, &Ending::GivenBack, Outcome::default(), now).await;
-        if let Err(error) = done {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(job = %held.job, error, "a lease whose poll has gone will lapse");
-        }
     }
 }
 
@@ -171,8 +163,10 @@ async fn poll(call: Call) -> Answer {
     let offer = Offer { agent: agent.id.clone(), free: asked.free, resident: asked.resident };
     let lanes: BTreeSet<String> =
         lane::of_agent(&agent.id, &agent.pool, &agent.description.reaches).into_iter().collect();
+    let (poll, asker) = Poll::new(offer, wait);
     let mut waiting = Waiting {
-        leases: Some(Box::pin(call.app.service.queue.send(Poll { offer, wait }))),
+        leases: Some(Box::pin(call.app.service.queue.send(poll))),
+        asker: Some(asker),
         database: call.database().clone(),
         now: call.now(),
     };

@@ -24,6 +24,7 @@ fn agent_enrols_backs_up_and_restores_and_no_data_passes_the_server_s002_s004_s0
     let agent = site.agent_by("one", "", &relay.url);
     let source = tree(&site.repo, "source", 8, 2_000_000);
     std::fs::write(source.join("left.tmp"), "left out").expect("write");
+    mover_tests::tree::settle(&source);
     let mut order = backup_of(&source, "files");
     order["order"]["filesets"][0]["exclude"] = json!(["*.tmp"]);
     order["order"]["verify_percent"] = json!(100);

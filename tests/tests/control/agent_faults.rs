@@ -126,18 +126,18 @@ fn commands_after_a_job_are_made_up_for_at_the_next_start_of_an_agent_that_was_k
     order["order"]["after"] = command(&format!("{note}; while test -e {}; do sleep 0.05; done", gate.display()), true);
     let job = site.submit(&order);
     let noted = || std::fs::read_to_string(&log).unwrap_or_default();
-    until("it is frozen", || noted() == "before \n");
+    until("it is frozen", || noted() == "before\n");
     agent.kill();
     agent.start();
-    until("it is thawed", || noted().starts_with("before \nafter given back\n"));
+    until("it is thawed", || noted().starts_with("before\nafter given back\n"));
     // The job comes back to this very agent, and waits: nothing is frozen beside a thaw.
     until("it has the job again", || site.job(&job)["fence"] == 2);
     until("it knows", || agent.log().matches("begins").count() == 2);
-    assert_eq!(noted(), "before \nafter given back\n");
+    assert_eq!(noted(), "before\nafter given back\n");
     std::fs::remove_file(&marker).expect("remove");
     std::fs::remove_file(&gate).expect("remove");
     site.completed(&job);
-    assert_eq!(noted(), "before \nafter given back\nbefore \nafter completed\n");
+    assert_eq!(noted(), "before\nafter given back\nbefore\nafter completed\n");
 }
 
 /// It failed without its point, although the point was there.

@@ -13,7 +13,8 @@ fn job_goes_from_a_person_to_an_agent_and_its_end_comes_back() {
     let serve = Serve::start(&scratch.path().join("data"), &[]);
     let (admin, agent) = (serve.admin(), serve.agent("one"));
     let hello = agent.client.post("/agent/v1/hello", &json!({ "description": description(VERSION) })).expect(200);
-    assert_eq!(hello.body["heartbeat_seconds"], 10);
+    // Some of them within the silence that ends a lease, which servers of these tests begin with.
+    assert_eq!(hello.body["heartbeat_seconds"], 2);
     assert!(hello.body["slots"].as_u64() > Some(0));
     assert!(agent.poll(0).is_empty());
     let job = admin.post("/api/v1/jobs", &backup("files")).expect(201).field("id");

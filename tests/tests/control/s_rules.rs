@@ -15,18 +15,22 @@ fn while_there(marker: &std::path::Path) -> serde_json::Value {
 }
 
 #[test]
-fn s010_job_of_an_agent_that_began_anew_is_aborted_if_its_policy_says_so_and_a_fresh_one_may_start() {
+fn s010_job_of_a_host_that_was_restarted_is_aborted_if_its_policy_says_so_and_a_fresh_one_may_start() {
+    const NAME: &str =
+        "s010_job_of_a_host_that_was_restarted_is_aborted_if_its_policy_says_so_and_a_fresh_one_may_start";
+    if !mover_tests::skip::is_root() {
+        mover_tests::skip::skipped(NAME, "needs root, for an agent that sees another boot of its host");
+        return;
+    }
     let site = Site::new();
-    let mut agent = site.agent("one", "");
-    let source = tree(&site.repo, "source", 1, 1000);
-    let marker = site.repo.scratch().join("marker");
+    let mut agent = site.agent("one", "job-cores = 1");
+    let source = tree(&site.repo, "source", 30, 8_000_000);
     let mut order = backup_of(&source, "files");
-    order["order"]["before"] = while_there(&marker);
     order["order"]["restart"] = json!("abort");
     let job = site.submit(&order);
-    site.wait(&job, &["estimating", "running"]);
+    until("data is stored", || site.repo.objects().iter().any(|(path, _)| path.starts_with("packs")));
     agent.kill();
-    agent.start();
+    agent.start_after_a_restart_of_its_host();
     let ended = site.wait(&job, &["aborted", "completed", "failed"]);
     assert_eq!(ended["state"], "aborted", "{ended}");
     assert!(site.points().is_empty(), "s009: no recovery point of a job that did not succeed");
@@ -35,7 +39,7 @@ fn s010_job_of_an_agent_that_began_anew_is_aborted_if_its_policy_says_so_and_a_f
 }
 
 #[test]
-fn s021_s027_restore_goes_to_the_original_place_or_to_another_and_takes_what_was_named() {
+fn s021_s027_s047_restore_goes_to_the_original_place_or_to_another_and_takes_what_was_named() {
     let site = Site::new();
     let _agent = site.agent("one", "");
     let source = tree(&site.repo, "source", 3, 10_000);
@@ -54,6 +58,11 @@ fn s021_s027_restore_goes_to_the_original_place_or_to_another_and_takes_what_was
         let (now, then) = (std::fs::read(source.join(name)), std::fs::read(kept.join(name)));
         assert_eq!(now.expect("restored"), then.expect("kept"), "{name}");
     }
+    // In place it overwrites, unless it is told otherwise.
+    std::fs::write(source.join("file-0"), "mine").expect("write");
+    order["order"]["restore"]["overwrite"] = json!("never");
+    site.completed(&site.submit(&order));
+    assert_eq!(std::fs::read(source.join("file-0")).expect("read"), b"mine");
     let target = site.repo.scratch().join("elsewhere");
     let mut order = restore_to(&target, "files");
     order["order"]["restore"]["paths"] = json!([source.join("file-2")]);
@@ -103,7 +112,7 @@ fn s016_s028_filesets_are_estimated_and_moved_one_after_the_other() {
 fn s045_repository_away_during_a_restore_it_is_tried_again_and_completes() {
     let site = Site::new();
     let agent = site.agent("one", "job-cores = 1");
-    let source = tree(&site.repo, "source", 30, 4_000_000);
+    let source = tree(&site.repo, "source", 40, 8_000_000);
     site.completed(&site.submit(&backup_of(&source, "files")));
     let target = site.repo.scratch().join("target");
     let mut order = restore_to(&target, "files");
@@ -113,15 +122,21 @@ fn s045_repository_away_during_a_restore_it_is_tried_again_and_completes() {
     until("the restore has begun to write", || target.exists());
     let stop = |signal| agent.signal_children(signal);
     stop(Signal::STOP);
-    let (place, away) = (site.repo.place().to_owned(), site.repo.scratch().join("away"));
-    std::fs::rename(&place, &away).expect("the repository goes");
+    // What is in it, not the directory: that the restore holds open.
+    let (place, away) = (std::path::PathBuf::from(site.repo.place()), site.repo.directory("away"));
+    let moved = |from: &std::path::Path, to: &std::path::Path| {
+        for name in ["config", "keys", "packs"] {
+            std::fs::rename(from.join(name), to.join(name)).expect("rename");
+        }
+    };
+    moved(&place, &away);
     stop(Signal::CONT);
     until("an attempt has failed", || {
         let now = site.job(&job);
         assert_ne!(now["state"], "completed", "it was over before the repository went away: {now}");
         now["attempt"].as_i64() > Some(1) || now["state"] == "queued"
     });
-    std::fs::rename(&away, &place).expect("the repository comes back");
+    moved(&away, &place);
     let done = site.completed(&job);
     assert!(done["attempt"].as_i64() > Some(1), "{done}");
     assert_same_tree(&source, &mover::landed(&target, &source));

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -178,11 +178,32 @@ pub struct AgentProcess {
 impl AgentProcess {
     /// Starts it, again.
     pub fn start(&mut self) {
-        let arguments = ["agent", "run", "--state", self.state.to_str().expect("a path")];
-        let mut command = match &self.program {
-            Some(program) => std::process::Command::new(program),
+        let command = match &self.program {
+            Some(program) => Command::new(program),
             None => Mover::command::<&str>(&[]),
         };
+        self.start_by(command);
+    }
+
+    /// Starts it where the kernel names another boot, as after a restart of the host. Needs root.
+    pub fn start_after_a_restart_of_its_host(&mut self) {
+        let boot = self.state.with_extension("boot");
+        std::fs::write(&boot, "0b6f3fd2-6a51-4d0e-9c58-3f9f5d1f7a10\n").expect("write");
+        let program = Mover::command::<&str>(&[]);
+        let mut command = Command::new("unshare");
+        let script = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$0\" \"$@\"", boot.display());
+        command.args(["--mount", "sh", "-c", &script]).arg(program.get_program());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.start_by(command);
+    }
+
+    fn start_by(&mut self, mut command: Command) {
+        let arguments = ["agent", "run", "--state", self.state.to_str().expect("a path")];
         command.args(arguments).stdin(Stdio::null());
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).expect("a log");
         command.arg("--config").arg(&self.config).env("RUST_LOG", "info").stdout(Stdio::null()).stderr(log);

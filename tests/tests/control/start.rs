@@ -57,8 +57,10 @@ fn printed_line_is_the_command_that_joins_at_the_start_by_the_client_and_by_the_
     let scratch = tempfile::tempdir().expect("a directory");
     let data = scratch.path().join("data");
     let listen = format!("127.0.0.1:{}", free_port());
-    let mut serve = Mover::command(&["serve", "--data", data.to_str().expect("a path"), "--listen", &listen]);
-    let mut serve = Killed(serve.stdout(Stdio::piped()).spawn().expect("start the server"));
+    // Secrets are shown at a terminal and nowhere else.
+    let typed = format!("mover serve --data {} --listen {listen}", data.display());
+    let mut serve = Mover::shell("exec script -qefc \"$TYPED\" /dev/null");
+    let mut serve = Killed(serve.env("TYPED", typed).stdout(Stdio::piped()).spawn().expect("start the server"));
     let mut output = BufReader::new(serve.0.stdout.take().expect("its output"));
     let token = line_after(&mut output, "admin token, shown this once: ");
     let at_start = line_after(&mut output, "an agent joins within the hour with: ");

@@ -39,6 +39,8 @@ pub struct Watch {
     seen: HashMap<JobId, (Sight, Duration)>,
     /// The last look that the database answered.
     looked: Option<Duration>,
+    /// Whose leases lapsed since somebody asked.
+    silent: Vec<AgentId>,
 }
 
 impl Default for Watch {
@@ -53,7 +55,12 @@ const BLIND: Duration = Duration::from_secs(3 * SWEEP.as_secs());
 impl Watch {
     /// Has seen nothing yet; leases lapse after so long a silence.
     pub fn new(lease: Duration) -> Watch {
-        Watch { lease, seen: HashMap::new(), looked: None }
+        Watch { lease, seen: HashMap::new(), looked: None, silent: Vec::new() }
+    }
+
+    /// The agents whose leases lapsed since this was asked last.
+    pub fn take_silent(&mut self) -> Vec<AgentId> {
+        std::mem::take(&mut self.silent)
     }
 
     /// Looks at all leases, and lets those lapse that were silent for too long while this server watched.
@@ -81,7 +88,10 @@ impl Watch {
             };
             let limit = if sight.granted { GRANT } else { self.lease };
             if monotonic.saturating_sub(since) >= limit {
-                lapsed += u64::from(lapse_seen(database, &job, sight, now).await?);
+                if let Some(agent) = lapse_seen(database, &job, sight, now).await? {
+                    lapsed += 1;
+                    self.silent.push(agent);
+                }
             } else {
                 seen.insert(job, (sight, since));
             }
@@ -91,16 +101,17 @@ impl Watch {
     }
 }
 
-async fn lapse_seen(database: &Database, id: &JobId, sight: Sight, now: UnixMillis) -> Result<bool> {
+/// Lets a lease lapse if nothing happened to it meanwhile: whose it was.
+async fn lapse_seen(database: &Database, id: &JobId, sight: Sight, now: UnixMillis) -> Result<Option<AgentId>> {
     database
         .decide(async |tx| {
             let sql = "SELECT id FROM jobs WHERE id = $1 AND phase = 1 AND fence = $2 AND beats = $3";
             if tx.optional(sql, arguments![id, sight.fence, sight.beats]).await?.is_none() {
-                return Ok(false);
+                return Ok(None);
             }
-            let Some(job) = store::locked(tx, id).await? else { return Ok(false) };
+            let Some(job) = store::locked(tx, id).await? else { return Ok(None) };
             lapse(tx, &job, Loss::Silence, now).await?;
-            Ok(true)
+            Ok(job.agent)
         })
         .await
 }

@@ -20,11 +20,11 @@ use crate::lease::report::{Ending, Held, finish};
 use crate::lease::take::{Lease, Offer, take};
 use crate::policy::store as policies;
 use crate::policy::{Policy, Retention};
-use crate::testing::{NOON, agent, backup, backup_of_host, each_database, submit};
+use crate::testing::{NOON, agent, backup, backup_of_host, each_database, poll, submit};
 
 use super::delivery::{Deliveries, HttpWebhook, WebhookDelivery};
 use super::notification::{Channel, NotifyRule};
-use super::queue::{Poll, Queue};
+use super::queue::{Poll, Queue, Wake};
 use super::{Context, notifier, retention, scheduler};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -234,8 +234,32 @@ fn job_behind_more_than_one_lease_can_park_is_given_out_at_once() {
         let unpark = "UPDATE jobs SET waits_on = NULL WHERE phase = 0";
         database.change(async |tx| tx.execute(unpark, &[]).await).await.expect("as before");
         let queue = Queue::new(Context::new(database.clone(), ManualClock::at(NOON))).start();
-        let leases = queue.send(Poll { offer: offer(1), wait: Duration::from_secs(50) }).await.expect("alive");
+        let leases = poll(&queue, offer(1), Duration::from_secs(50)).await;
         assert_eq!(leases.expect("an answer")[0].job.id, last.id);
+    });
+}
+
+/// The poll of an agent that had been killed waited on, and took the job that came back from it, only to give it back:
+/// its next process had the job under the third fence.
+#[test]
+fn poll_whose_asker_has_gone_takes_no_job() {
+    each_database(async |database| {
+        let a = agent(&database, "a", &[], NOON).await;
+        let b = agent(&database, "b", &[], NOON).await;
+        let queue = Queue::new(Context::new(database.clone(), ManualClock::at(NOON))).start();
+        let offer = |agent: &AgentId| Offer { agent: agent.clone(), free: 1, resident: Vec::new() };
+        let (of_the_dead, asker) = Poll::new(offer(&a), Duration::from_secs(50));
+        let of_the_dead = queue.send(of_the_dead);
+        let dies = async {
+            tokio::task::yield_now().await;
+            drop(asker);
+        };
+        let (nothing, ()) = tokio::join!(of_the_dead, dies);
+        assert!(nothing.expect("alive").expect("an answer").is_empty());
+        submit(&database, backup("set", NOON), NOON).await;
+        queue.send(Wake).await.expect("alive");
+        let leases = poll(&queue, offer(&b), Duration::from_secs(50)).await.expect("an answer");
+        assert_eq!((leases[0].agent.clone(), leases[0].fence), (b, 1));
     });
 }
 

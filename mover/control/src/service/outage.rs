@@ -29,11 +29,11 @@ fn server_whose_postgres_is_away_keeps_its_agents_waiting_and_goes_on_afterwards
         let service = Service::start(context.clone(), Deliveries::new(None, true).expect("TLS"));
         let poll = |name: &str| {
             let offer = Offer { agent: name.into(), free: 1, resident: Vec::new() };
-            service.queue.send(Poll { offer, wait: Duration::from_secs(60) })
+            crate::testing::poll(&service.queue, offer, Duration::from_secs(60))
         };
         let (a, b) = (agent(&database, "a", &[], now()).await, agent(&database, "b", &[], now()).await);
         submit(&database, backup("before", now()), now()).await;
-        let lease = poll("a").await.expect("alive").expect("an answer").remove(0);
+        let lease = poll("a").await.expect("an answer").remove(0);
         let held = Held { job: lease.job.id, fence: lease.fence };
         let waiting = poll("b");
 

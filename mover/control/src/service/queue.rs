@@ -3,7 +3,8 @@
 //! A poll that finds nothing waits here, costs nothing, and is answered when a job arrives, or empty after the time
 //! that it named. What another server let in is noticed by the newest event, one look at a primary key every
 //! [`TICK`]. Waiting polls are bounded by [`WAITERS_MAX`]; beyond, a poll is answered empty at once and the agent comes
-//! again. A lease whose poll is gone by then is given back at once.
+//! again. A poll whose asker has gone is asked no more, for its agent may have begun anew; a lease that was on its way to
+//! it is given back at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,12 +40,27 @@ pub struct Poll {
     pub offer: Offer,
     /// How long it waits; at most [`WAIT_MAX`].
     pub wait: Duration,
+    /// Resolves when nobody waits for the answer any more: its sender is dropped.
+    pub gone: oneshot::Receiver<()>,
+}
+
+impl Poll {
+    /// A poll, and what must be kept until its answer has come.
+    pub fn new(offer: Offer, wait: Duration) -> (Poll, oneshot::Sender<()>) {
+        let (asker, gone) = oneshot::channel();
+        (Poll { offer, wait, gone }, asker)
+    }
 }
 
 /// There may be work: a job was let in, ended, or an agent changed.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Wake;
+
+/// These agents were silent for so long that their jobs go elsewhere: not to their own polls, which nobody may read.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Silent(Vec<AgentId>);
 
 struct Waiter {
     offer: Offer,
@@ -81,7 +97,6 @@ impl Queue {
     }
 
     fn wake(&mut self, actor: &mut actix::Context<Queue>) {
-        self.waiters.retain(|_, waiter| !waiter.answer.is_closed());
         self.unasked = self.waiters.len();
         self.take(actor);
     }
@@ -91,6 +106,7 @@ impl Queue {
         if self.is_taking || self.unasked == 0 || self.waiters.is_empty() {
             return;
         }
+        self.waiters.retain(|_, waiter| !waiter.answer.is_closed());
         self.is_taking = true;
         let mut order: Vec<(u64, AgentId)> =
             self.waiters.iter().map(|(agent, waiter)| (waiter.turn, agent.clone())).collect();
@@ -134,7 +150,7 @@ impl Queue {
                 Some(got) => {
                     if let Err(Ok(lost)) = waiter.answer.send(Ok(got)) {
                         let (database, now) = (self.context.database.clone(), self.context.clock.now());
-                        actor.spawn(give_back(database, lost, now).into_actor(self));
+                        actor.spawn(async move { give_back(&database, lost, now).await }.into_actor(self));
                     }
                 }
                 None => {
@@ -169,7 +185,9 @@ impl Queue {
         async move {
             let now = context.clock.now();
             let changed = sweep_queue(&context.database, &context.away, now).await?;
-            let lapsed = watch.lock().await.sweep(&context.database, context.clock.monotonic(), now).await?;
+            let mut watch = watch.lock().await;
+            let lapsed = watch.sweep(&context.database, context.clock.monotonic(), now).await?;
+            own.do_send(Silent(watch.take_silent()));
             let handed = hand_over(&context.database, &context.away, now).await?;
             if changed + lapsed + handed > 0 {
                 own.do_send(Wake);
@@ -180,10 +198,10 @@ impl Queue {
 }
 
 /// Nobody is there to take these any more.
-async fn give_back(database: Database, leases: Vec<Lease>, now: UnixMillis) {
+pub async fn give_back(database: &Database, leases: Vec<Lease>, now: UnixMillis) {
     for lease in leases {
         let held = Held { job: lease.job.id, fence: lease.fence };
-        let ending = finish(&database, &lease.agent, &held, &Ending::GivenBack, Outcome::default(), now).await;
+        let ending = finish(database, &lease.agent, &held, &Ending::GivenBack, Outcome::default(), now).await;
         if let Err(error) = ending {
             tracing::warn!(job = %held.job, error = &error as &dyn std::error::Error, "a lease without its poll will lapse");
         }
@@ -208,6 +226,17 @@ impl Handler<Wake> for Queue {
     }
 }
 
+impl Handler<Silent> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, silent: Silent, _: &mut Self::Context) {
+        for waiter in silent.0.iter().filter_map(|agent| self.waiters.remove(agent)) {
+            // Who lives asks again.
+            let _ = waiter.answer.send(Ok(Vec::new()));
+        }
+    }
+}
+
 impl Handler<Poll> for Queue {
     type Result = ResponseFuture<Result<Vec<Lease>>>;
 
@@ -224,14 +253,20 @@ impl Handler<Poll> for Queue {
         self.take(actor);
         Box::pin(async move {
             let replaced = || ControlError::Conflict("another poll of the same agent came after this one".to_owned());
-            match tokio::time::timeout(poll.wait.min(WAIT_MAX), &mut answered).await {
-                Ok(answer) => answer.map_err(|_| replaced())?,
-                Err(_) => {
-                    // What arrived in this very moment is taken; what comes later is given back.
-                    answered.close();
-                    answered.try_recv().unwrap_or(Ok(Vec::new()))
+            let over = async {
+                tokio::select! {
+                    () = tokio::time::sleep(poll.wait.min(WAIT_MAX)) => {}
+                    _ = poll.gone => {}
                 }
+            };
+            tokio::select! {
+                biased;
+                answer = &mut answered => return answer.map_err(|_| replaced())?,
+                () = over => {}
             }
+            // What arrived in this very moment is taken; what comes later is given back.
+            answered.close();
+            answered.try_recv().unwrap_or(Ok(Vec::new()))
         })
     }
 }

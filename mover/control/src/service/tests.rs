@@ -332,10 +332,10 @@ fn poll_that_waits_is_answered_when_a_job_arrives_and_empty_when_none_does() {
     each_database(async |database| {
         let a = agent(&database, "a", &[], NOON).await;
         let queue = Queue::new(server(&database, &ManualClock::at(NOON))).start();
-        let poll = |wait| Poll { offer: Offer { agent: a.clone(), free: 1, resident: Vec::new() }, wait };
-        let empty = queue.send(poll(Duration::from_millis(20))).await.expect("alive").expect("answer");
+        let offer = || Offer { agent: a.clone(), free: 1, resident: Vec::new() };
+        let empty = poll(&queue, offer(), Duration::from_millis(20)).await.expect("answer");
         assert!(empty.is_empty());
-        let waiting = queue.send(poll(Duration::from_secs(50)));
+        let waiting = poll(&queue, offer(), Duration::from_secs(50));
         let arriving = async {
             tokio::task::yield_now().await;
             let job = submit(&database, backup("set", NOON), NOON).await;
@@ -343,7 +343,7 @@ fn poll_that_waits_is_answered_when_a_job_arrives_and_empty_when_none_does() {
             job
         };
         let (leases, job) = tokio::join!(waiting, arriving);
-        let leases = leases.expect("alive").expect("answer");
+        let leases = leases.expect("answer");
         assert_eq!(leases.iter().map(|lease| &lease.job.id).collect::<Vec<_>>(), [&job.id]);
         // Let in by another server, without a wake: noticed all the same.
         let held = Held { job: leases[0].job.id.clone(), fence: leases[0].fence };
