@@ -223,8 +223,13 @@ pub async fn submit(database: &Database, new: NewJob, now: UnixMillis) -> Job {
     admission::submit(database, new, &AwayTable::default(), now).await.expect("a job")
 }
 
-/// Asks a queue for work, and waits for the answer as long as it says.
-pub async fn poll(queue: &Addr<Queue>, offer: Offer, wait: Duration) -> Result<Vec<Lease>> {
-    let (poll, _asker) = Poll::new(offer, wait);
-    queue.send(poll).await.expect("the queue lives")
+/// Asks a queue for work, at once; the answer is waited for as long as it says.
+pub fn poll(queue: &Addr<Queue>, offer: Offer, wait: Duration) -> impl Future<Output = Result<Vec<Lease>>> + use<> {
+    let (poll, asker) = Poll::new(offer, wait);
+    let request = queue.send(poll);
+    async move {
+        let answer = request.await.expect("the queue lives");
+        drop(asker);
+        answer
+    }
 }

@@ -10,10 +10,9 @@ use crate::job::{JobState, Outcome, store};
 use crate::lease::report::{Advice, Ending, Held, beat, finish};
 use crate::lease::take::Offer;
 use crate::placement::away::AwayTable;
-use crate::testing::{OwnPostgres, agent, backup, run, skipped, submit};
+use crate::testing::{self, OwnPostgres, agent, backup, run, skipped, submit};
 
 use super::delivery::Deliveries;
-use super::queue::Poll;
 use super::{Context, Service};
 
 #[test]
@@ -29,7 +28,7 @@ fn server_whose_postgres_is_away_keeps_its_agents_waiting_and_goes_on_afterwards
         let service = Service::start(context.clone(), Deliveries::new(None, true).expect("TLS"));
         let poll = |name: &str| {
             let offer = Offer { agent: name.into(), free: 1, resident: Vec::new() };
-            crate::testing::poll(&service.queue, offer, Duration::from_secs(60))
+            testing::poll(&service.queue, offer, Duration::from_secs(60))
         };
         let (a, b) = (agent(&database, "a", &[], now()).await, agent(&database, "b", &[], now()).await);
         submit(&database, backup("before", now()), now()).await;
@@ -50,7 +49,7 @@ fn server_whose_postgres_is_away_keeps_its_agents_waiting_and_goes_on_afterwards
         let advice = beat(&database, &a, &[(held.clone(), None)], now()).await.expect("there again");
         assert_eq!(advice, [Advice::Continue], "its lease is its own");
         submit(&database, new, now()).await;
-        let leases = waiting.await.expect("alive").expect("the poll that waited all the time");
+        let leases = waiting.await.expect("the poll that waited all the time");
         assert_eq!(leases.iter().map(|lease| lease.job.set.as_str()).collect::<Vec<_>>(), ["during"]);
         for (agent, held) in [(&a, held), (&b, Held { job: leases[0].job.id.clone(), fence: leases[0].fence })] {
             finish(&database, agent, &held, &Ending::Completed, Outcome::default(), now()).await.expect("finish");

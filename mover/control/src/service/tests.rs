@@ -19,11 +19,11 @@ use crate::lease::report::{Ending, Held, finish};
 use crate::lease::take::{Offer, take};
 use crate::policy::store::{self as policies, StoredPolicy};
 use crate::policy::{CatchUp, Policy, Retention};
-use crate::testing::{NOON, agent, backup, each_database, submit};
+use crate::testing::{NOON, agent, backup, each_database, poll, submit};
 
 use super::delivery::{Deliveries, WebhookDelivery};
 use super::notification::{Channel, NotifyRule};
-use super::queue::{Poll, Queue, Wake};
+use super::queue::{Queue, Wake};
 use super::{Context, notifier, retention, scheduler};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -352,7 +352,7 @@ fn poll_that_waits_is_answered_when_a_job_arrives_and_empty_when_none_does() {
             tokio::time::sleep(Duration::from_millis(50)).await;
             submit(&database, NewJob { ..backup("two", NOON) }, NOON).await
         };
-        let (leases, job) = tokio::join!(queue.send(poll(Duration::from_secs(50))), other);
-        assert_eq!(leases.expect("alive").expect("answer")[0].job.id, job.id);
+        let (leases, job) = tokio::join!(poll(&queue, offer(), Duration::from_secs(50)), other);
+        assert_eq!(leases.expect("answer")[0].job.id, job.id);
     });
 }
