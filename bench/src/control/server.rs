@@ -11,7 +11,7 @@ use mover_control::job::{Job, NewJob, Outcome, admission};
 use mover_control::lease::report::{self, Advice, Ending, Held};
 use mover_control::lease::take::{Lease, Offer};
 use mover_control::service::delivery::Deliveries;
-use mover_control::service::queue::{Poll, WAIT_MAX, Wake};
+use mover_control::service::queue::{Poll, WAIT_MAX, Wake, give_back};
 use mover_control::service::registry::Heard;
 use mover_control::service::{Context, Service};
 use tokio::sync::{mpsc, oneshot};
@@ -92,11 +92,21 @@ async fn answer(service: Service, request: Request) {
         Request::Submit(job, reply) => {
             _ = reply.send(admission::submit(database, *job, &service.context.away, now).await);
         }
-        Request::Poll(offer, reply) => {
+        Request::Poll(offer, mut reply) => {
             hear(&service, &offer.agent).await;
-            let (poll, _asker) = Poll::new(offer, WAIT_MAX);
-            let leases = service.queue.send(poll).await;
-            _ = reply.send(leases.expect("the queue lives"));
+            let (poll, asker) = Poll::new(offer, WAIT_MAX);
+            let mut leases = Box::pin(service.queue.send(poll));
+            // Agents of a round that is over do not wait any more, and must not get jobs of the next one.
+            let leases = tokio::select! {
+                leases = &mut leases => leases,
+                () = reply.closed() => {
+                    drop(asker);
+                    leases.await
+                }
+            };
+            if let Err(Ok(lost)) = reply.send(leases.expect("the queue lives")) {
+                give_back(database, lost, clock.now()).await;
+            }
         }
         Request::Beat(agent, held, reply) => {
             hear(&service, &agent).await;

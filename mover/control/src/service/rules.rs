@@ -20,7 +20,7 @@ async fn hourly(database: &Database, workload: &str, place: &str) -> StoredPolic
     let document = format!(
         r#"{{"name":"hourly","what":{{"workload":"{workload}","place":{place},"source":"s","repository":"r",
         "filesets":[{{"name":"f","paths":["/vol"]}}]}},"when":{{"zone":"UTC","schedules":[{{"every_minutes":60}}]}},
-        "how":{{"bandwidth":"1MiB"}}}}"#
+        "how":{{"bandwidth":"1MiB/s"}}}}"#
     );
     let policy = serde_json::from_str(&document).expect("a policy");
     policies::create(database, &PolicyId::from("id"), &policy, NOON).await.expect("stored")
@@ -87,7 +87,7 @@ fn s079_run_by_hand_obeys_the_bandwidth_limit_and_ignores_it_when_told_to() {
         let a = agent(&database, "a", &[], NOON).await;
         let stored = hourly(&database, "virtual_machine", POOL).await;
         let context = Context::new(database.clone(), ManualClock::at(NOON));
-        for (said, told) in [(None, "1MiB"), (Some("unlimited"), "unlimited")] {
+        for (said, told) in [(None, "1MiB/s"), (Some("unlimited"), "unlimited")] {
             let mut by_hand = scheduler::job_of(&stored, told.into(), Origin::OnDemand, "me");
             by_hand.order.bandwidth = said.map(str::to_owned).or(by_hand.order.bandwidth);
             submit(&database, by_hand, NOON).await;
