@@ -5,8 +5,8 @@
 //! The store is an S3 server in this process, the link a proxy in front of it that delays and paces what goes through; so
 //! server, link and what is measured share the cores of this machine. Random bytes, one large file and many of 1 MiB,
 //! half of each. Shares are of the bytes of the files, over the whole run of the command from its start to its end; CPU is
-//! that of the command alone, beside the same with a repository in a directory right before. Source, store and target lie in the
-//! directory for temporary files: with `TMPDIR` in memory no disk limits what the link carries.
+//! that of the command alone, beside the same with a repository in a directory right before. Source, store and target
+//! lie in the directory for temporary files: with `TMPDIR` in memory no disk limits what the link carries.
 
 #[allow(dead_code, reason = "one function of it is called here")]
 #[path = "../src/clock.rs"]

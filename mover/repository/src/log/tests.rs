@@ -14,7 +14,7 @@ use crate::{InitOptions, KeyRights, OpenOptions, Repository, RepositoryError};
 use bytes::Bytes;
 use futures_lite::future::block_on;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 fn credential() -> Credential {
@@ -53,6 +53,12 @@ fn commit_point(repository: &Repository, set: &str) -> (LogNumber, RecoveryPoint
     let (number, point) = (registration.number(), point(set));
     block_on(registration.commit(Outcome::RecoveryPoint(point.clone()))).unwrap();
     (number, point)
+}
+
+/// The file in which a client notes which repository is in a place.
+fn place_note(memory: &Path) -> Option<PathBuf> {
+    let mut files = std::fs::read_dir(memory).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.extension().is_some_and(|extension| extension == "place"))
 }
 
 fn history(repository: &Repository) -> crate::Result<History> {
@@ -469,8 +475,7 @@ fn the_end_of_a_far_log_is_looked_for_while_its_key_is() {
     let registration = register(&second);
     assert_eq!((registration.number(), registration.history().points().count()), (LogNumber(24), 22));
     // What it names need not be there: another repository may have taken the place.
-    let mut files = std::fs::read_dir(memory.path()).unwrap().map(|entry| entry.unwrap().path());
-    let place = files.find(|path| path.extension().is_some_and(|extension| extension == "place")).unwrap();
+    let place = place_note(memory.path()).unwrap();
     for content in ["", "no id", &format!("{}\n", ObjectId([9; 32]))] {
         std::fs::write(&place, content).unwrap();
         assert_eq!(history(&open().0).unwrap().points().count(), 22, "{content}");
@@ -488,11 +493,7 @@ fn a_search_that_does_not_know_what_this_client_saw_is_not_believed_over_it() {
     for _ in 0..10 {
         commit_point(&client, "set");
     }
-    assert!(
-        !std::fs::read_dir(memory.path())
-            .unwrap()
-            .any(|entry| { entry.unwrap().path().extension().is_some_and(|extension| extension == "place") })
-    );
+    assert_eq!(place_note(memory.path()), None);
     for number in [1, 2] {
         backend.remove(&open_name(LogNumber(number)));
     }
