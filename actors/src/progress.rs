@@ -93,6 +93,8 @@ pub struct Progress {
     counters: Counters,
     files_expected: AtomicU64,
     bytes_expected: AtomicU64,
+    files_earlier: AtomicU64,
+    bytes_earlier: AtomicU64,
     scan_finished: AtomicU64,
     memory_in_use_bytes: AtomicU64,
     phase: AtomicU8,
@@ -127,6 +129,12 @@ impl Progress {
     pub fn expect(&self, files: u64, bytes: u64) {
         self.files_expected.fetch_add(files, Ordering::Relaxed);
         self.bytes_expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Says what the recovery point before this one holds: about as much as this one will, before anything is counted.
+    pub fn set_earlier(&self, files: u64, bytes: u64) {
+        self.files_earlier.store(files, Ordering::Relaxed);
+        self.bytes_earlier.store(bytes, Ordering::Relaxed);
     }
 
     /// The estimate is final from now on.
@@ -195,6 +203,8 @@ impl Progress {
             phase,
             files_expected: self.files_expected.load(Ordering::Relaxed),
             bytes_expected: self.bytes_expected.load(Ordering::Relaxed),
+            files_earlier: self.files_earlier.load(Ordering::Relaxed),
+            bytes_earlier: self.bytes_earlier.load(Ordering::Relaxed),
             scan_finished: self.scan_finished.load(Ordering::Relaxed) == 1,
             fileset: self.fileset.load(Ordering::Relaxed),
             filesets: self.filesets.load(Ordering::Relaxed),
@@ -216,7 +226,11 @@ pub struct Snapshot {
     pub files_expected: u64,
     /// Bytes found so far.
     pub bytes_expected: u64,
-    /// True once the two above are final.
+    /// Files of the recovery point before this one; 0 if there is none.
+    pub files_earlier: u64,
+    /// Its bytes.
+    pub bytes_earlier: u64,
+    /// True once what was found is final.
     pub scan_finished: bool,
     /// The fileset being moved, from 0.
     pub fileset: u64,

@@ -3,9 +3,11 @@
 //! `limits` measures each stage alone on one core beside plain references; `backup` and `restore` run the released
 //! binary and divide the ideal, which those limits give, by the time it took; `corpus` makes data to measure on; `rivals`
 //! runs other backup tools beside it, and `results` shows what came out.
-//! It calls no library of `mover`: the stages are measured as the crates underneath deliver them.
+//! It calls no library of `mover` (the stages are measured as the crates underneath deliver them), but for `control`,
+//! which runs the control plane in this process with simulated agents.
 
 mod clock;
+mod control;
 mod corpus;
 mod crowd;
 mod efficiency;
@@ -59,6 +61,8 @@ enum Command {
     Rivals(rivals::Options),
     /// The same over a link with a set rate, delay and loss (root)
     Network(network::Options),
+    /// Simulate many agents and many jobs against one control plane, on SQLite and on PostgreSQL
+    Control(control::Options),
     /// Make RESULTS.md and its plots of what was measured
     Results(results::Options),
 }
@@ -103,6 +107,7 @@ fn main() -> ExitCode {
         Command::Corpus(options) => corpus::run(&options),
         Command::Rivals(options) => rivals::run(&options),
         Command::Network(options) => network::run(&options),
+        Command::Control(options) => control::run(&options),
         Command::Results(options) => results::run(&options),
     };
     match outcome {

@@ -80,3 +80,25 @@ fn whatif_fails_exactly_where_something_foretold_misses_by_more_than_a_tenth() {
     let holds = found.iter().all(|one| one["holds"] == true);
     assert_eq!(output.status.code(), Some(if holds { 0 } else { 1 }), "{report}");
 }
+
+/// Fails by itself where a job did not run, ran twice, or was taken from its agent.
+#[test]
+fn control_plane_gives_every_job_to_one_agent_once_under_load() {
+    let control = |more: &[&str]| {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_mover-bench"));
+        bench.args(["control", "--agents", "50", "--jobs", "300", "--job-seconds", "0.1", "--json", "--scratch"]);
+        bench.arg(scratch.path()).args(more).output().expect("run mover-bench")
+    };
+    let output = control(&[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = report(&output);
+    let outcomes = report.as_array().expect("one for each database");
+    assert_eq!(outcomes[0]["database"], "SQLite");
+    for outcome in outcomes {
+        let jobs: Vec<_> = outcome["rounds"].as_array().expect("rounds").iter().map(|round| &round["jobs"]).collect();
+        assert_eq!(jobs, [300, 300, 50]);
+        assert!(outcome["bytes_per_job"].as_f64().expect("a number") > 100.0);
+    }
+    assert_eq!(control(&["--require", "1e12"]).status.code(), Some(1));
+}

@@ -76,7 +76,7 @@ fn the_help_lists_the_commands_that_work_and_no_others() {
         .collect();
     let expected = [
         "try", "init", "backup", "points", "ls", "diff", "dump", "restore", "copy", "verify", "repair", "forget",
-        "prune", "protect", "doctor", "key", "config", "help",
+        "prune", "protect", "serve", "agent", "job", "policy", "point", "token", "doctor", "key", "config", "help",
     ];
     assert_eq!(commands, expected, "{text}");
     for name in ["MOVER_REPO", "MOVER_PASSWORD_FILE", "MOVER_KEY_FILE", "--json", "--memory", "--shards"] {

@@ -9,6 +9,7 @@ pub mod azurite;
 pub mod cache;
 pub mod cgroup;
 pub mod compare;
+pub mod control;
 pub mod damage;
 pub mod mounts;
 pub mod mover;

@@ -26,6 +26,8 @@ pub mod exit {
     pub const NO_REPOSITORY: i32 = 10;
     /// Wrong password or key.
     pub const WRONG_KEY: i32 = 12;
+    /// An agent that was revoked.
+    pub const REVOKED: i32 = 13;
     /// Interrupted, work kept.
     pub const INTERRUPTED: i32 = 130;
 }
@@ -97,10 +99,27 @@ impl Mover {
 
     /// A command with none of the settings of the person who runs the tests.
     pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
-        let mut command = Command::new(Mover::program());
+        Mover::bare(Command::new(Mover::program()), arguments)
+    }
+
+    /// A line as a person pastes it into a shell, where `mover` is the binary under test.
+    pub fn shell(line: &str) -> Command {
+        let mut command = Mover::bare(Command::new("sh"), &["-c", line]);
+        let own = Mover::program().canonicalize().expect("the binary");
+        let directories = std::env::var_os("PATH").unwrap_or_default();
+        let own = own.parent().expect("a directory").to_owned();
+        let path = std::iter::once(own).chain(std::env::split_paths(&directories));
+        command.env("PATH", std::env::join_paths(path).expect("a PATH"));
+        command
+    }
+
+    fn bare<S: AsRef<OsStr>>(mut command: Command, arguments: &[S]) -> Command {
         command.args(arguments).stdin(Stdio::null());
         for name in ["MOVER_REPO", "MOVER_PASSWORD", "MOVER_PASSWORD_FILE", "MOVER_KEY_FILE", "RUST_LOG"] {
             command.env_remove(name);
+        }
+        for name in ["SERVER", "CA", "CA_FINGERPRINT", "TOKEN_FILE", "ENROL_TOKEN", "DATABASE", "MAIL"] {
+            command.env_remove(format!("MOVER_{name}"));
         }
         for word in ["TO", "LIKE"] {
             for what in ["PASSWORD", "PASSWORD_FILE", "KEY_FILE"] {

@@ -32,4 +32,4 @@ pub use compressor::VerifyBeforeUpload;
 pub use cut::{ChunkSizes, Cutter};
 pub use report::{LevelUse, Lists, Problem};
 pub use run::{BackupJob, BackupReport, run_backup};
-pub use shared::BackupOptions;
+pub use shared::{BackupOptions, CommitGate, GateAnswer};

@@ -1,7 +1,7 @@
 //! One backup job from registration to recovery point.
 //!
 //! ```text
-//! register ─▶ load index ─▶ for each fileset: move, make durable, seal ─▶ commit
+//! register ─▶ take the job over ─▶ load index ─▶ for each fileset: move, make durable, seal ─▶ ask ─▶ commit
 //! ```
 //!
 //! Filesets run in sequence: the next one is not even listed before the one before is sealed,
@@ -70,6 +70,8 @@ pub struct BackupJob {
 pub struct BackupReport {
     /// The recovery point; none after a dry run or an interruption.
     pub point: Option<RecoveryPoint>,
+    /// True if an earlier run of the same job had made that point: nothing was moved.
+    pub made_before: bool,
     /// The recovery point that unchanged files were taken from.
     pub parent: Option<ObjectId>,
     /// Sums over all filesets.
@@ -94,6 +96,28 @@ pub struct BackupReport {
     pub actors: Vec<ActorSnapshot>,
     /// What limited it.
     pub bottleneck: Bottleneck,
+}
+
+impl BackupReport {
+    /// Of a run that found the work done.
+    fn made_before(point: RecoveryPoint, bottleneck: Bottleneck) -> Self {
+        Self {
+            parent: point.parent,
+            totals: point.totals,
+            counts: Counts::default(),
+            lists: Lists { problems_unlisted: point.errors, ..Lists::default() },
+            point: Some(point),
+            made_before: true,
+            interrupted: false,
+            packs: 0,
+            segments: 0,
+            frames_verified: (0, 0),
+            buffer_bytes_peak: 0,
+            levels: Vec::new(),
+            actors: Vec::new(),
+            bottleneck,
+        }
+    }
 }
 
 /// How the memory budget is divided; what remains is for buffers in flight.
@@ -134,11 +158,21 @@ pub async fn run_backup<R: Runtime>(
         Some(registration) => registration.history().clone(),
         None => job.repository.history().await?,
     };
-    if let Err(failure) = check_base(&history, job.options.depends_on) {
+    let earlier = match check_base(&history, job.options.depends_on) {
+        Ok(()) => earlier_point(registration.as_ref()).await,
+        Err(failure) => Err(failure),
+    };
+    let end = match &earlier {
+        Ok(None) => None,
+        Ok(Some(point)) => Some(format!("this job has made recovery point {} before", point.id)),
+        Err(failure) => Some(failure.to_string()),
+    };
+    if let Some(reason) = end {
         if let Some(registration) = registration {
-            let _ = registration.commit(Outcome::Ended { reason: failure.to_string() }).await;
+            let _ = registration.commit(Outcome::Ended { reason }).await;
         }
-        return Err(failure);
+        let found = earlier?.expect("there is a failure or a point");
+        return Ok(BackupReport::made_before(found, stopwatch.stop(rt.now(), rt.shards(), &[])));
     }
     let writer = registration.as_ref().map(Registration::number);
     let run = Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await?;
@@ -173,6 +207,14 @@ pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Regi
         started: rt.unix_now(),
     };
     Ok(job.repository.register(open).await?)
+}
+
+/// The point of this job, if an earlier run of it has published one; if not, no earlier run can any more.
+async fn earlier_point(registration: Option<&Registration>) -> Result<Option<RecoveryPoint>, Failure> {
+    match registration {
+        Some(registration) => Ok(registration.take_over().await?),
+        None => Ok(None),
+    }
 }
 
 /// A base that was forgotten by somebody who registered before this run is gone for it, at its start as at its end: no
@@ -236,6 +278,9 @@ impl Run {
         let reserves = (0..rt.shards()).map(|_| reserve_shard(&budget, &buffers)).collect::<Result<_, _>>()?;
         let points = history.recovery_points();
         let parent = points.into_iter().rev().map(|(_, point)| point).find(|point| point.set == set);
+        if let Some(parent) = &parent {
+            progress.set_earlier(parent.totals.files, parent.totals.bytes);
+        }
         let clock = Box::new(clock::monotonic);
         let ledger = Ledger::new(repository.clone(), index.clone(), claims.clone(), shares.ledger_bytes, clock);
         if writer.is_some() {
@@ -346,11 +391,25 @@ impl Run {
                 if complete.depends_on.is_some() {
                     check_base(&registration.repository().history().await?, complete.depends_on)?;
                 }
+                if let Err(refusal) = self.ask().await {
+                    let _ = registration.commit(Outcome::Ended { reason: refusal.to_string() }).await;
+                    return Err(refusal);
+                }
                 registration.commit(Outcome::RecoveryPoint(complete.clone())).await?;
                 point = Some(complete);
             }
         }
         Ok(self.report(rt, point, totals, interrupted))
+    }
+
+    /// Asks whoever runs this job whether it may still publish.
+    async fn ask(&self) -> Result<(), Failure> {
+        let Some(gate) = &self.shared.options.gate else { return Ok(()) };
+        (gate.0)().await.map_err(|reason| {
+            Failure::control("publish", "the recovery point", reason).with_guidance(
+                "no recovery point was made; what is stored is kept, and the next run of the job goes on from there",
+            )
+        })
     }
 
     fn point<R: Runtime>(
@@ -390,6 +449,7 @@ impl Run {
         bottleneck.publish();
         BackupReport {
             point,
+            made_before: false,
             parent: self.parent.as_ref().map(|parent| parent.id),
             totals,
             counts: self.shared.progress.counts(),

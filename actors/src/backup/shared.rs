@@ -3,7 +3,9 @@
 //! Immutable after the job has begun, but for the counters and tables inside, which are made for
 //! several shards. Must never hold anything that belongs to one shard.
 
+use std::future::Future;
 use std::ops::RangeInclusive;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,20 @@ use crate::progress::Progress;
 use crate::runtime::{Address, KillSwitch, StopSignal};
 use crate::scratch::Scratch;
 use crate::source::{FileKind, Source};
+
+/// The answer of a gate: go on, or why not. It may come from any thread.
+pub type GateAnswer = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Asked once, when all is durable: may the recovery point be published now? Whoever runs the job for somebody may have
+/// lost it meanwhile.
+#[derive(Clone)]
+pub struct CommitGate(pub Arc<dyn Fn() -> GateAnswer + Send + Sync>);
+
+impl std::fmt::Debug for CommitGate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CommitGate")
+    }
+}
 
 /// What may be chosen for a backup.
 #[derive(Debug, Clone)]
@@ -45,6 +61,8 @@ pub struct BackupOptions {
     pub depends_on: Option<ObjectId>,
     /// How often the run leaves a sign of life; none on a simulated machine.
     pub alive_every: Option<Duration>,
+    /// Who is asked before the recovery point is published.
+    pub gate: Option<CommitGate>,
 }
 
 impl Default for BackupOptions {
@@ -59,6 +77,7 @@ impl Default for BackupOptions {
             pack_bytes: None,
             depends_on: None,
             alive_every: None,
+            gate: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::{FileKind, Stat};
@@ -81,17 +82,24 @@ impl Filter {
         Ok(Self { patterns, options })
     }
 
-    /// True if an entry at `path` inside the fileset is left out.
-    pub(crate) fn leaves_out(&self, path: &[u8], stat: &Stat) -> bool {
+    /// The rule by which an entry at `path` inside the fileset is left out.
+    pub(crate) fn rule_against(&self, path: &[u8], stat: &Stat) -> Option<&str> {
         if stat.kind == FileKind::File {
-            let too_large = self.options.bytes_max.is_some_and(|bytes| stat.size > bytes);
-            let too_small = self.options.bytes_min.is_some_and(|bytes| stat.size < bytes);
-            if too_large || too_small {
-                return true;
+            if self.options.bytes_max.is_some_and(|bytes| stat.size > bytes) {
+                return Some("max-size");
+            }
+            if self.options.bytes_min.is_some_and(|bytes| stat.size < bytes) {
+                return Some("min-size");
             }
         }
+        if !self.has_patterns() {
+            return None;
+        }
         let is_directory = stat.kind == FileKind::Directory;
-        self.has_patterns() && self.patterns.matched(Path::new(OsStr::from_bytes(path)), is_directory).is_ignore()
+        match self.patterns.matched(Path::new(OsStr::from_bytes(path)), is_directory) {
+            Match::Ignore(glob) => Some(glob.original()),
+            Match::None | Match::Whitelist(_) => None,
+        }
     }
 
     /// False if no path needs to be looked at.
@@ -255,6 +263,12 @@ fn posix_class(name: &str) -> Option<Vec<(char, char)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Filter {
+        fn leaves_out(&self, path: &[u8], stat: &Stat) -> bool {
+            self.rule_against(path, stat).is_some()
+        }
+    }
     use mover_repository::ids::UnixNanos;
 
     fn stat(kind: FileKind, size: u64) -> Stat {

@@ -62,7 +62,7 @@ pub(crate) fn list(inner: &Arc<Inner>, fileset: usize, path: &[u8]) -> Result<Li
         Err(errno) => listing.errors.push(statx::error(path, "read attributes of", errno)),
     }
     if inner.filter.options.one_file_system && stat.device != root.device {
-        listing.excluded.entries = 1;
+        listing.excluded.count("one-file-system", 0);
         if inner.filter.options.name_excluded {
             listing.excluded.paths.push(path.to_vec());
         }
@@ -155,7 +155,7 @@ impl Directory {
             path.truncate(base);
             path.extend_from_slice(&name);
             if self.kept.as_ref().is_some_and(|kept| !kept.contains(&name)) {
-                self.leave_out(&path, 0, listing);
+                self.leave_out(&path, "directories with a tag", 0, listing);
                 continue;
             }
             match statx::of_child(self.fd.as_fd(), &name) {
@@ -174,18 +174,17 @@ impl Directory {
             listing
                 .notes
                 .push(format!("{}: {note}", String::from_utf8_lossy(&self.inner.absolute(self.fileset, path))));
-            self.leave_out(path, 0, listing);
-        } else if self.inner.filter.leaves_out(path, stat) {
+            self.leave_out(path, "the repository itself", 0, listing);
+        } else if let Some(rule) = self.inner.filter.rule_against(path, stat) {
             let bytes = if stat.kind == super::FileKind::File { stat.size } else { 0 };
-            self.leave_out(path, bytes, listing);
+            self.leave_out(path, rule, bytes, listing);
         } else {
             listing.entries.push(child);
         }
     }
 
-    fn leave_out(&self, path: &[u8], bytes: u64, listing: &mut Listing) {
-        listing.excluded.entries += 1;
-        listing.excluded.bytes += bytes;
+    fn leave_out(&self, path: &[u8], rule: &str, bytes: u64, listing: &mut Listing) {
+        listing.excluded.count(rule, bytes);
         if self.inner.filter.options.name_excluded {
             listing.excluded.paths.push(path.to_vec());
         }

@@ -23,6 +23,7 @@ pub(crate) mod xattr;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -184,15 +185,30 @@ pub struct Excluded {
     pub entries: u64,
     /// Bytes of the regular files among them.
     pub bytes: u64,
+    /// How many each rule left out.
+    pub by_rule: BTreeMap<String, u64>,
     /// Their paths, only when the source was asked to name them.
     pub paths: Vec<Vec<u8>>,
 }
 
 impl Excluded {
+    /// Counts one entry that a rule left out.
+    pub fn count(&mut self, rule: &str, bytes: u64) {
+        self.entries += 1;
+        self.bytes += bytes;
+        match self.by_rule.get_mut(rule) {
+            Some(count) => *count += 1,
+            None => _ = self.by_rule.insert(rule.to_owned(), 1),
+        }
+    }
+
     /// Adds what another listing left out.
     pub fn merge(&mut self, other: Excluded) {
         self.entries += other.entries;
         self.bytes += other.bytes;
+        for (rule, count) in other.by_rule {
+            *self.by_rule.entry(rule).or_default() += count;
+        }
         self.paths.extend(other.paths);
     }
 }

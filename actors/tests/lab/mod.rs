@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use mover_actors::backup::{BackupJob, BackupOptions, BackupReport, run_backup};
 use mover_actors::progress::Progress;
@@ -19,6 +20,8 @@ use mover_repository::index::Index;
 use mover_repository::keys::{Credential, Stretching};
 use mover_repository::manifest::{ContentReader, Kind, ManifestReader, Piece};
 use mover_repository::repository::{InitOptions, Repository};
+
+static JOBS: AtomicU8 = AtomicU8::new(1);
 
 /// Two shards and a repository in memory.
 pub struct Lab {
@@ -53,7 +56,8 @@ impl Lab {
             set: "set".into(),
             host: "host".into(),
             tags: vec![],
-            job: ObjectId([1; 32]),
+            // Each a job of its own: the same one again would be done already.
+            job: ObjectId([JOBS.fetch_add(1, Ordering::Relaxed); 32]),
             process_id: 1,
             options,
             scratch: default_scratch(),

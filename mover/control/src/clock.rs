@@ -7,7 +7,8 @@
 //!    clock has moved more than [`JUMP_MAX`] away from what the monotonic clock says, it goes on by the monotonic clock
 //!    and believes the new wall clock only after that has stayed for [`BELIEF`]. A clock that is set wrong and right
 //!    again within this time therefore expires nothing and starts nothing.
-//! 3. A schedule never runs twice: its place moves forward only, and (policy, due time) is unique in the database.
+//! 3. A schedule never runs twice: (policy, due time) is unique in the database. Its place moves forward only, but for
+//!    a clock that was wrong and is right again: then a place that lies too far ahead is put right.
 //!
 //! Servers that share one database are expected to agree within a few seconds (NTP); where they do not, rule 1 still
 //! holds, and agents may seem away for as long as the difference.
@@ -101,6 +102,8 @@ struct Belief {
     offset: i64,
     /// Another offset that was seen, and since when on the monotonic clock.
     candidate: Option<(i64, Duration)>,
+    /// When a jump was followed last, on the monotonic clock.
+    jumped: Option<Duration>,
 }
 
 /// The time of day that decisions are made by: rule 2 of the module.
@@ -113,7 +116,7 @@ impl SettledClock {
     /// Believes the wall clock as it is now.
     pub fn new(clock: Arc<dyn Clock>) -> Arc<SettledClock> {
         let offset = clock.wall().0 - millis(clock.monotonic());
-        Arc::new(SettledClock { clock, belief: Mutex::new(Belief { offset, candidate: None }) })
+        Arc::new(SettledClock { clock, belief: Mutex::new(Belief { offset, candidate: None, jumped: None }) })
     }
 
     /// The time of day.
@@ -123,7 +126,7 @@ impl SettledClock {
         let mut belief = self.belief.lock();
         let is_near = |a: i64, b: i64| a.abs_diff(b) <= JUMP_MAX.as_millis() as u64;
         if is_near(seen, belief.offset) {
-            *belief = Belief { offset: seen, candidate: None };
+            *belief = Belief { offset: seen, candidate: None, jumped: belief.jumped };
             return UnixMillis(millis(monotonic) + seen);
         }
         match belief.candidate {
@@ -133,7 +136,7 @@ impl SettledClock {
                         moved_ms = seen - belief.offset,
                         "the wall clock was moved and stayed; following it"
                     );
-                    *belief = Belief { offset: seen, candidate: None };
+                    *belief = Belief { offset: seen, candidate: None, jumped: Some(monotonic) };
                 }
             }
             _ => {
@@ -147,6 +150,12 @@ impl SettledClock {
     /// Time since some moment of this process; never goes back.
     pub fn monotonic(&self) -> Duration {
         self.clock.monotonic()
+    }
+
+    /// How long ago a jump of the wall clock was followed last; `None`: never.
+    pub fn since_jump(&self) -> Option<Duration> {
+        let jumped = self.belief.lock().jumped?;
+        Some(self.clock.monotonic().saturating_sub(jumped))
     }
 }
 

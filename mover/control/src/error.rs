@@ -87,12 +87,17 @@ pub enum ControlError {
     AgentRefused {
         /// The agent.
         agent: AgentId,
+        /// Which of the two.
+        refusal: Refusal,
         /// Why.
         reason: String,
     },
     /// Who asks could not prove who they are, or may not do this.
     #[error("not allowed: {0}")]
     Forbidden(String),
+    /// Too much is asked at once; the same may succeed a little later.
+    #[error("{0}")]
+    Busy(String),
     /// A message could not be delivered.
     #[error("delivery to {target} failed: {reason}")]
     Delivery {
@@ -101,6 +106,15 @@ pub enum ControlError {
         /// Why it did not.
         reason: String,
     },
+}
+
+/// Why an agent may not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// An admin took everything from it.
+    Revoked,
+    /// Its version does not fit.
+    Version,
 }
 
 impl ControlError {

@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970, UTC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(transparent)]
 pub struct UnixMillis(pub i64);
 
@@ -58,10 +60,18 @@ fn new_ulid(now: UnixMillis) -> String {
     made.unwrap_or_else(|_| ulid::Ulid::from_datetime(time)).to_string()
 }
 
+/// The ULID of a time and a seed.
+fn derived_ulid(now: UnixMillis, seed: &[u8]) -> String {
+    let digest = blake3::derive_key("mover control plane 2026 ids of repeated requests", seed);
+    let mut chance = [0; 16];
+    chance.copy_from_slice(&digest[..16]);
+    ulid::Ulid::from_parts(u64::try_from(now.0).unwrap_or(0), u128::from_le_bytes(chance)).to_string()
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(transparent)]
         pub struct $name(String);
 
@@ -69,6 +79,11 @@ macro_rules! id {
             /// A new one, made at `now`.
             pub fn new(now: UnixMillis) -> $name {
                 $name(new_ulid(now))
+            }
+
+            /// The same for the same `seed` at the same `now`: who repeats a request makes the same thing.
+            pub fn derived(now: UnixMillis, seed: &[u8]) -> $name {
+                $name(derived_ulid(now, seed))
             }
 
             /// The text.

@@ -20,6 +20,8 @@
 //! | [`policy`] | what, when, how, how long; calendars over summer time; refusals with reasons |
 //! | [`agents`] | enrolment, what an agent is, when it was heard |
 //! | [`access`] | roles, tokens, audit |
+//! | [`browse`] | what people ask of repositories, and which agents reply |
+//! | [`protocol`] | what agents and servers say to each other |
 //! | [`service`] | the actix actors: [`Scheduler`](service::Scheduler), [`Queue`](service::Queue), [`Registry`](service::Registry), [`RetentionPlanner`](service::RetentionPlanner), [`Notifier`](service::Notifier) |
 //! | [`database`] | one SQL for SQLite and PostgreSQL; transactions, retries, schema |
 //! | [`clock`] | what happens when the wall clock jumps |
@@ -47,6 +49,7 @@
 
 pub mod access;
 pub mod agents;
+pub mod browse;
 pub mod clock;
 pub mod database;
 pub mod error;
@@ -55,6 +58,7 @@ pub mod job;
 pub mod lease;
 pub mod placement;
 pub mod policy;
+pub mod protocol;
 pub mod service;
 #[cfg(test)]
 mod testing;

@@ -10,12 +10,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use actix::Addr;
 
 use crate::agents::{Description, enrolment};
 use crate::database::Database;
+use crate::error::Result;
 use crate::ids::{AgentId, JobId, UnixMillis};
 use crate::job::{Job, JobKind, JobOrder, NewJob, Origin, Place, Workload, admission};
+use crate::lease::take::{Lease, Offer};
 use crate::placement::away::AwayTable;
+use crate::service::queue::{Poll, Queue};
 
 /// A time to begin at: 2026-03-02, a Monday, noon UTC.
 pub const NOON: UnixMillis = UnixMillis(1_772_452_800_000);
@@ -50,7 +56,7 @@ pub fn run(future: impl Future<Output = ()>) {
 }
 
 /// As the suites record it: never silently.
-fn skipped(test: &str, reason: &str) {
+pub fn skipped(test: &str, reason: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "in CI nothing may be skipped: {test}: {reason}");
     let Some(record) = std::env::var_os("MOVER_TEST_SKIPPED") else { return };
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(record).expect("open the skip record");
@@ -95,35 +101,72 @@ fn unprivileged(program: &Path) -> Command {
 }
 
 fn start_postgres() -> Option<String> {
-    let bin = binaries()?;
-    let place = tempfile::Builder::new().prefix("mover-pg").tempdir().expect("a directory").keep();
-    let made = Command::new("chown").arg(format!("{NOBODY}:{NOBODY}")).arg(&place).status();
-    made.expect("chown");
-    let data = place.join("data");
-    let mut initialize = unprivileged(&bin.join("initdb"));
-    initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--pgdata"]).arg(&data);
-    assert!(initialize.status().expect("initdb").success(), "initdb failed");
-    let options = format!(
-        "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c max_connections=300 -c autovacuum=on",
-        place.display()
-    );
-    let mut start = unprivileged(&bin.join("pg_ctl"));
-    start.args(["start", "--wait", "--options", &options, "--log"]).arg(place.join("log")).arg("--pgdata").arg(&data);
-    assert!(start.status().expect("pg_ctl").success(), "the server did not start");
-    // Reads until this process is gone.
-    let stop = format!(
-        "cat >/dev/null; {}/pg_ctl stop --mode immediate --pgdata {}; rm -rf {}",
-        bin.display(),
-        data.display(),
-        place.display()
-    );
-    let mut guard = unprivileged(Path::new("/bin/sh"));
-    // A group of its own: a Ctrl-C at the terminal ends this process, then the guard does its work.
-    let guard = guard.args(["-c", &stop]).process_group(0).stdin(Stdio::piped()).spawn().expect("a guard");
-    // Its pipe stays open as long as this process lives.
-    std::mem::forget(guard);
-    let host = place.display().to_string().replace('/', "%2F");
-    Some(format!("postgres://postgres@localhost/postgres?host={host}"))
+    let server = OwnPostgres::start()?;
+    Some(server.url())
+}
+
+/// A PostgreSQL that is started here, and stopped when this process is gone.
+pub struct OwnPostgres {
+    bin: PathBuf,
+    place: PathBuf,
+}
+
+impl OwnPostgres {
+    /// Starts one, or tells that there is none.
+    pub fn start() -> Option<OwnPostgres> {
+        let bin = binaries()?;
+        let place = tempfile::Builder::new().prefix("mover-pg").tempdir().expect("a directory").keep();
+        let made = Command::new("chown").arg(format!("{NOBODY}:{NOBODY}")).arg(&place).status();
+        made.expect("chown");
+        let server = OwnPostgres { bin, place };
+        let mut initialize = unprivileged(&server.bin.join("initdb"));
+        initialize.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8"]);
+        // A collation as users have it, where text does not order by its bytes.
+        initialize.args(["--locale-provider=icu", "--icu-locale=en-US", "--pgdata"]);
+        assert!(initialize.arg(server.data()).status().expect("initdb").success(), "initdb failed");
+        server.come();
+        // Reads until this process is gone.
+        let stop = format!(
+            "cat >/dev/null; {}/pg_ctl stop --mode immediate --pgdata {}; rm -rf {}",
+            server.bin.display(),
+            server.data().display(),
+            server.place.display()
+        );
+        let mut guard = unprivileged(Path::new("/bin/sh"));
+        // A group of its own: a Ctrl-C at the terminal ends this process, then the guard does its work.
+        let guard = guard.args(["-c", &stop]).process_group(0).stdin(Stdio::piped()).spawn().expect("a guard");
+        // Its pipe stays open as long as this process lives.
+        std::mem::forget(guard);
+        Some(server)
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        let host = self.place.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@localhost/postgres?host={host}")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.place.join("data")
+    }
+
+    /// It is there, again.
+    pub fn come(&self) {
+        let options = format!(
+            "-c listen_addresses= -c unix_socket_directories={} -c fsync=off -c max_connections=300 -c autovacuum=on",
+            self.place.display()
+        );
+        let mut start = unprivileged(&self.bin.join("pg_ctl"));
+        start.args(["start", "--wait", "--options", &options, "--log"]).arg(self.place.join("log"));
+        assert!(start.arg("--pgdata").arg(self.data()).status().expect("pg_ctl").success(), "it did not start");
+    }
+
+    /// It goes away, as if its machine had lost power.
+    pub fn go(&self) {
+        let mut stop = unprivileged(&self.bin.join("pg_ctl"));
+        stop.args(["stop", "--mode", "immediate", "--pgdata"]).arg(self.data());
+        assert!(stop.status().expect("pg_ctl").success(), "it did not stop");
+    }
 }
 
 /// An agent `name` of the pool `main` that reaches these, heard at `now`.
@@ -178,4 +221,15 @@ pub fn backup_of_host(agent: &AgentId, now: UnixMillis) -> NewJob {
 /// Lets it in by the default table.
 pub async fn submit(database: &Database, new: NewJob, now: UnixMillis) -> Job {
     admission::submit(database, new, &AwayTable::default(), now).await.expect("a job")
+}
+
+/// Asks a queue for work, at once; the answer is waited for as long as it says.
+pub fn poll(queue: &Addr<Queue>, offer: Offer, wait: Duration) -> impl Future<Output = Result<Vec<Lease>>> + use<> {
+    let (poll, asker) = Poll::new(offer, wait);
+    let request = queue.send(poll);
+    async move {
+        let answer = request.await.expect("the queue lives");
+        drop(asker);
+        answer
+    }
 }

@@ -131,6 +131,14 @@ pub enum RepositoryError {
         /// The registration's number.
         number: LogNumber,
     },
+    /// Another run of the same job was first; this one publishes nothing.
+    #[error("this job has its recovery point already: run {earlier} of it, on {host}, has published it")]
+    JobDone {
+        /// The run that published.
+        earlier: LogNumber,
+        /// Where it ran.
+        host: String,
+    },
     /// The store does not keep what deleting relies on.
     #[error("{place} cannot be trusted with deletes: {what}")]
     UntrustedStore {
@@ -178,6 +186,7 @@ impl RepositoryError {
             Self::Storage(error) => return error.guidance(),
             Self::NotARepository { .. } => "check the path, or create a repository there with `mover init`",
             Self::AlreadyARepository { .. } => "use it as it is, or name another place",
+            Self::JobDone { .. } => "nothing is to be done: the next run of the job reports that recovery point",
             Self::NotEmpty { .. } => "name an empty or new directory; mover does not mix with other files",
             Self::WrongKey => {
                 "check MOVER_PASSWORD, MOVER_PASSWORD_FILE or MOVER_KEY_FILE; without a valid key the data cannot be read"

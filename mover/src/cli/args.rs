@@ -8,14 +8,17 @@ use clap::{ArgGroup, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, S
 use serde::{Deserialize, Serialize};
 
 pub use super::global_args::{GlobalArgs, ObjectLockMode};
+use super::serve::ServeArgs;
 use super::stats::StatsArgs;
 use super::units::{DataShare, OneIn, Period, Size};
+use crate::agent::args::AgentArgs;
+use crate::client::args::{JobArgs, PointArgs, PolicyArgs, TokenArgs};
 use crate::config::{BackupSettings, BandwidthSettings, RestoreSettings, Settings};
 
 const AFTER_HELP: &str = "\
 Environment: MOVER_REPO, MOVER_PASSWORD, MOVER_PASSWORD_FILE, MOVER_KEY_FILE.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with exceptions, 10 no repository,
-11 repository in use, 12 wrong password or key, 130 interrupted (work kept).";
+11 repository in use, 12 wrong password or key, 13 agent revoked, 130 interrupted (work kept).";
 
 /// mover: backs up files fast, deduplicated and encrypted, and puts every byte and attribute back.
 #[derive(Debug, Parser)]
@@ -61,6 +64,18 @@ pub enum Command {
     Prune(PruneArgs),
     /// Have the store keep recovery points for a time, by object lock
     Protect(ProtectArgs),
+    /// Run the control plane of a pool: jobs, schedules, agents, an API and a console
+    Serve(ServeArgs),
+    /// Be an agent of a control plane, or handle its agents
+    Agent(AgentArgs),
+    /// Jobs of a control plane
+    Job(JobArgs),
+    /// Policies of a control plane: what is protected, when, for how long
+    Policy(PolicyArgs),
+    /// Recovery points that a control plane knows
+    Point(PointArgs),
+    /// Who may use a control plane
+    Token(TokenArgs),
     /// Check this machine, or with -r the place of a repository
     Doctor,
     /// The keys that open the repository
@@ -135,6 +150,13 @@ pub struct BackupArgs {
     /// What is told at the end.
     #[command(flatten)]
     pub stats: StatsArgs,
+    /// Who orders the run: at most one recovery point is ever made of one job, and a run that begins ends an earlier one
+    #[arg(long, value_name = "ID", help_heading = "Run for somebody else")]
+    pub job: Option<String>,
+    /// Print {"type":"commit"} before the recovery point is published, and wait on standard input for `yes`; any other
+    /// line, or none, is why not
+    #[arg(long, requires = "json", conflicts_with = "stdin", help_heading = "Run for somebody else")]
+    pub ask_before_commit: bool,
 
     /// Leave out what matches, with the meaning of a line in .gitignore (may be repeated)
     #[arg(long, value_name = "GLOB", help_heading = "What to leave out")]

@@ -13,7 +13,7 @@ use mover_actors::source::Source;
 use mover_actors::source::stream::StreamSource;
 use mover_repository::heartbeat::SIGN_OF_LIFE_EVERY;
 use mover_repository::ids::UnixNanos;
-use mover_repository::log::Totals;
+use mover_repository::log::{Totals, job_identity};
 use mover_repository::manifest::check_path;
 use mover_repository::repository::Repository;
 use serde_json::json;
@@ -27,7 +27,7 @@ use super::filesets::{self, Root};
 use super::points::{grade_name, totals_json};
 use super::text::{local_time, rfc3339};
 use super::units::{human_bytes, human_count, human_duration};
-use super::{Session, protect, repository, stats};
+use super::{Session, commit_gate, protect, repository, stats};
 
 /// What is said when a signal asks a backup to stop.
 pub const ON_INTERRUPT: &str = "storing what is begun; what is stored is kept, and the next run goes on from there";
@@ -71,7 +71,10 @@ pub fn run(session: &Session, args: &BackupArgs) -> Result<Exit> {
         is_stream: args.stdin.is_some(),
         host,
         tags: settings.backup.tags.clone().unwrap_or_default(),
-        job: repository::new_job_id()?,
+        job: match &args.job {
+            Some(name) => job_identity(name),
+            None => repository::new_job_id()?,
+        },
         process_id: std::process::id(),
         scratch: default_scratch(),
     };
@@ -179,8 +182,10 @@ fn file_input(session: &Session, args: &BackupArgs, host: &str, roots: &[Root]) 
     let left_out = filesets::leave_out(place, "the repository itself was left out").into_iter().collect();
     let source = filesets::source(session, roots, args.list_excluded, left_out)?;
     let paths: Vec<&[u8]> = roots.iter().map(|root| root.path.as_os_str().as_bytes()).collect();
-    let is_watched =
+    let has_terminal =
         !session.output.json && !session.output.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // whoever orders a job is told how much there is (S-016)
+    let is_watched = has_terminal || args.job.is_some();
     let estimate = is_watched.then(|| Estimate::start(roots.iter().map(|root| root.path.clone()).collect()));
     Ok(Input { source, default_set: filesets::default_set(host, &paths), estimate })
 }
@@ -205,6 +210,7 @@ fn options(session: &Session, args: &BackupArgs, opened: &Repository) -> Result<
         dry_run: args.dry_run,
         depends_on,
         alive_every: Some(SIGN_OF_LIFE_EVERY),
+        gate: args.ask_before_commit.then(|| commit_gate::gate(&session.output)),
         ..BackupOptions::default()
     })
 }
@@ -250,6 +256,10 @@ fn print(
         let counts = &report.counts;
         let (read, stored) = (human_bytes(counts.bytes_read), human_bytes(counts.bytes_stored));
         return output.say(&format!("stopped after reading {read}; {stored} are stored and kept"));
+    }
+    if report.made_before {
+        let point = report.point.as_ref().map(|point| repository::short(&point.id)).unwrap_or_default();
+        return output.say(&format!("this job has made recovery point {point} before: nothing is left to do"));
     }
     let rate = totals.bytes_read as f64 / took.as_secs_f64().max(0.001);
     let verb = if args.dry_run { "would back up" } else { "backed up" };
@@ -310,6 +320,8 @@ fn finish(
         "point": report.point.as_ref().map(|point| point.id.to_string()),
         "parent": report.parent.map(|parent| parent.to_string()),
         "set": set,
+        "made_before": report.made_before,
+        "excluded_by_rule": report.lists.excluded.by_rule,
         "grade": report.point.as_ref().map(|point| grade_name(point.grade)),
         "protected_until": lock.until.map(rfc3339),
         "dry_run": args.dry_run,

@@ -73,13 +73,17 @@ impl Engine {
 
 fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snapshot {
     let now = progress.snapshot();
-    let found = (now.bytes_expected > 0).then_some(now.bytes_expected);
-    let bytes_expected =
-        if now.scan_finished { found } else { from_outside().map(|bytes| bytes.max(now.bytes_expected)) };
+    let known = |count: u64| (count > 0).then_some(count);
+    // What is counted beside the work is better than what there was the last time.
+    let guess = || from_outside().or(known(now.bytes_earlier)).map(|bytes| bytes.max(now.bytes_expected));
+    let bytes_expected = if now.scan_finished { known(now.bytes_expected) } else { guess() };
+    let files_guess = if now.files_earlier > 0 { now.files_earlier.max(now.files_expected) } else { 0 };
     Snapshot {
         files: now.counts.files,
+        files_expected: known(if now.scan_finished { now.files_expected } else { files_guess }),
         unit: "files",
         bytes: now.bytes_done(),
+        fileset: ((now.fileset + 1).min(now.filesets), now.filesets),
         bytes_expected,
         bytes_new: Some(now.counts.bytes_new).filter(|bytes| *bytes > 0),
         bytes_stored: Some(now.counts.bytes_stored),

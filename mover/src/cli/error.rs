@@ -53,7 +53,7 @@ fn exit_of(error: &RepositoryError) -> Exit {
         RepositoryError::NotARepository { .. } => Exit::NoRepository,
         RepositoryError::WrongKey => Exit::WrongKey,
         RepositoryError::BadCredential { .. } => Exit::Usage,
-        RepositoryError::Fenced { .. } => Exit::InUse,
+        RepositoryError::Fenced { .. } | RepositoryError::JobDone { .. } => Exit::InUse,
         _ => Exit::Failed,
     }
 }

@@ -18,6 +18,8 @@ pub enum Exit {
     InUse = 11,
     /// Wrong password or key.
     WrongKey = 12,
+    /// An agent that its control plane does not accept any more.
+    Revoked = 13,
     /// Interrupted; the work done so far is kept.
     Interrupted = 130,
 }
@@ -54,8 +56,9 @@ mod tests {
             Exit::NoRepository,
             Exit::InUse,
             Exit::WrongKey,
+            Exit::Revoked,
             Exit::Interrupted,
         ];
-        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 10, 11, 12, 130]);
+        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 10, 11, 12, 13, 130]);
     }
 }

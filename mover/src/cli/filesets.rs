@@ -23,6 +23,25 @@ pub struct Root {
     /// Real absolute path.
     pub path: PathBuf,
     rules: Vec<FilterRule>,
+    exclude_if_present: Vec<String>,
+    exclude_caches: bool,
+    one_file_system: bool,
+}
+
+impl Root {
+    fn has_own_filter(&self) -> bool {
+        !self.rules.is_empty() || !self.exclude_if_present.is_empty() || self.exclude_caches || self.one_file_system
+    }
+
+    /// The filter of the settings with that of this path.
+    fn filter(&self, base: &FilterOptions) -> FilterOptions {
+        let mut filter = base.clone();
+        filter.rules.extend_from_slice(&self.rules);
+        filter.exclude_if_present.extend(self.exclude_if_present.iter().map(|name| name.clone().into_bytes()));
+        filter.exclude_caches |= self.exclude_caches;
+        filter.one_file_system |= self.one_file_system;
+        filter
+    }
 }
 
 /// The paths to back up: those that were typed, or else those of the config file.
@@ -32,10 +51,7 @@ pub struct Root {
 pub fn roots(typed: &[PathBuf], configured: &[FilesetSettings]) -> Result<Vec<Root>> {
     let named: Vec<FilesetSettings> = match typed {
         [] => configured.to_vec(),
-        paths => paths
-            .iter()
-            .map(|path| FilesetSettings { path: path.clone(), exclude: Vec::new(), include: Vec::new() })
-            .collect(),
+        paths => paths.iter().cloned().map(FilesetSettings::new).collect(),
     };
     if named.is_empty() {
         return Err(CliError::usage(
@@ -57,7 +73,13 @@ pub fn roots(typed: &[PathBuf], configured: &[FilesetSettings]) -> Result<Vec<Ro
         }
         let mut rules: Vec<FilterRule> = fileset.exclude.into_iter().map(rule).collect();
         rules.extend(fileset.include.into_iter().map(FilterRule::Include));
-        roots.push(Root { path, rules });
+        roots.push(Root {
+            path,
+            rules,
+            exclude_if_present: fileset.exclude_if_present,
+            exclude_caches: fileset.exclude_caches,
+            one_file_system: fileset.one_file_system,
+        });
     }
     Ok(roots)
 }
@@ -106,22 +128,21 @@ pub fn source(
     left_out: Vec<ExcludedInode>,
 ) -> Result<Arc<dyn Source>> {
     let base = filter(&session.resolved.settings.backup, name_excluded);
-    let open = |paths: Vec<PathBuf>, own_rules: &[FilterRule]| {
+    let open = |paths: Vec<PathBuf>, filter: FilterOptions| {
         let mut options = FileSourceOptions::new(paths);
-        options.filter = base.clone();
-        options.filter.rules.extend_from_slice(own_rules);
+        options.filter = filter;
         options.excluded_inodes = left_out.clone();
         options.threads = session.resolved.shards.max(2) * 2;
         FileSource::new(options)
             .map_err(|error| CliError::failed(error.to_string(), "check the path, or the pattern, and run it again"))
     };
-    if !name_excluded && roots.iter().all(|root| root.rules.is_empty()) {
+    if !name_excluded && !roots.iter().any(Root::has_own_filter) {
         let paths = roots.iter().map(|root| root.path.clone()).collect();
-        return Ok(Arc::new(open(paths, &[])?));
+        return Ok(Arc::new(open(paths, base)?));
     }
     let mut parts = Vec::new();
     for root in roots {
-        parts.push(open(vec![root.path.clone()], &root.rules)?);
+        parts.push(open(vec![root.path.clone()], root.filter(&base))?);
     }
     Ok(Arc::new(Sequence { parts }))
 }

@@ -6,6 +6,7 @@
 pub mod args;
 mod backup;
 mod bandwidth;
+mod commit_gate;
 mod compare;
 mod config_show;
 mod copy;
@@ -21,11 +22,11 @@ mod filesets;
 mod forget;
 mod global_args;
 mod init;
-mod interrupt;
+pub mod interrupt;
 mod key;
 mod ls;
 mod other;
-mod output;
+pub mod output;
 mod point;
 mod points;
 pub mod process;
@@ -35,13 +36,14 @@ mod prune;
 mod rate;
 mod rekey;
 mod repair;
-mod repository;
+pub mod repository;
 mod restore;
-mod secret;
+pub mod secret;
+mod serve;
 pub mod stats;
-mod table;
-mod terminal;
-mod text;
+pub mod table;
+pub mod terminal;
+pub mod text;
 mod try_it;
 mod try_report;
 pub mod units;
@@ -53,7 +55,9 @@ use std::sync::Arc;
 
 use clap::error::ErrorKind;
 
+use crate::agent::args::{AgentArgs, AgentCommand};
 use crate::config::{self, Resolved};
+use crate::{agent, client};
 use args::{Cli, Command, ConfigCommand};
 use bandwidth::Bandwidth;
 use error::{CliError, Result};
@@ -128,6 +132,13 @@ fn start_logging() {
 
 fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
     let variable = |name: &str| std::env::var_os(name);
+    // An agent has a config file of its own kind.
+    let own_config = cli.global.config.as_deref();
+    match &cli.command {
+        Command::Agent(AgentArgs { what: AgentCommand::Run(args) }) => return agent::run(args, own_config),
+        Command::Agent(AgentArgs { what: AgentCommand::Enrol(args) }) => return agent::enrol(output, args, own_config),
+        _ => {}
+    }
     let file = config::config_file(cli.global.config.as_deref(), variable);
     let cores = mover_actors::runtime::cores_available().len();
     let flags = cli.settings();
@@ -155,10 +166,28 @@ fn dispatch(cli: Cli, output: &Arc<Output>) -> Result<Exit> {
         Command::Prune(args) => prune::run(&session, args),
         Command::Protect(args) => protect::run(&session, args),
         Command::Key(args) => key::run(&session, args),
+        Command::Serve(args) => serve::run(&session, args),
+        Command::Agent(args) => run_agent_client(&session, args),
+        Command::Job(args) => client::job::run(&session, args),
+        Command::Policy(args) => client::policy::run(&session, args),
+        Command::Point(args) => client::point::run(&session, args),
+        Command::Token(args) => client::token::run(&session, args),
         Command::Doctor => doctor::run(&session),
         Command::Config(args) => match args.what {
             ConfigCommand::Show => config_show::run(&session),
         },
+    }
+}
+
+fn run_agent_client(session: &Session, args: &AgentArgs) -> Result<Exit> {
+    match &args.what {
+        AgentCommand::List(args) => client::agent::list(session, args),
+        AgentCommand::Show(args) => client::agent::show(session, args),
+        AgentCommand::Drain(args) => client::agent::act(session, args, "drain"),
+        AgentCommand::Undrain(args) => client::agent::act(session, args, "undrain"),
+        AgentCommand::Revoke(args) => client::agent::act(session, args, "revoke"),
+        AgentCommand::EnrolToken(args) => client::agent::enrol_token(session, args),
+        AgentCommand::Run(_) | AgentCommand::Enrol(_) => unreachable!("they have no session"),
     }
 }
 

@@ -27,12 +27,16 @@ const GRAPHIC_COLUMNS: usize = 20;
 pub struct Snapshot {
     /// Files done, or what `unit` names.
     pub files: u64,
+    /// Files expected, once that is known or can be guessed.
+    pub files_expected: Option<u64>,
     /// What is counted beside bytes.
     pub unit: &'static str,
     /// Bytes done (read, compared or written): the rate and the ETA go by these.
     pub bytes: u64,
     /// Bytes expected, once that is known or can be guessed.
     pub bytes_expected: Option<u64>,
+    /// The fileset in work, from 1, and how many there are; 0 where that has no meaning.
+    pub fileset: (u64, u64),
     /// Bytes that were new to the repository, where that has a meaning.
     pub bytes_new: Option<u64>,
     /// Bytes handed to the repository, where that has a meaning.
@@ -41,7 +45,16 @@ pub struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Snapshot {
-        Snapshot { files: 0, unit: "files", bytes: 0, bytes_expected: None, bytes_new: None, bytes_stored: None }
+        Snapshot {
+            files: 0,
+            files_expected: None,
+            unit: "files",
+            bytes: 0,
+            fileset: (0, 0),
+            bytes_expected: None,
+            bytes_new: None,
+            bytes_stored: None,
+        }
     }
 }
 
@@ -170,6 +183,10 @@ fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration, ra
         "step": title,
         snapshot.unit: snapshot.files,
         "bytes": snapshot.bytes,
+        "fileset": snapshot.fileset.0,
+        "filesets": snapshot.fileset.1,
+        "bytes_per_second": rate.per_second() as u64,
+        "files_expected": snapshot.files_expected,
         "bytes_expected": snapshot.bytes_expected,
         "bytes_new": snapshot.bytes_new,
         "bytes_stored": snapshot.bytes_stored,

@@ -159,6 +159,15 @@ mod calendar_text {
     }
 }
 
+impl FilesetSettings {
+    /// A path without a filter of its own.
+    pub fn new(path: PathBuf) -> FilesetSettings {
+        let (exclude, include, exclude_if_present) = (Vec::new(), Vec::new(), Vec::new());
+        let (exclude_caches, one_file_system) = (false, false);
+        FilesetSettings { path, exclude, include, exclude_if_present, exclude_caches, one_file_system }
+    }
+}
+
 /// `[[fileset]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -171,4 +180,13 @@ pub struct FilesetSettings {
     /// Patterns to take in all the same, besides those of `[backup]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<String>,
+    /// Leave out directories that hold a file of one of these names, besides those of `[backup]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_if_present: Vec<String>,
+    /// Leave out directories marked by a CACHEDIR.TAG, here too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclude_caches: bool,
+    /// Stay on the file system of the path, here too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_file_system: bool,
 }

@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arguments;
-use crate::database::{Database, Record, word};
+use crate::database::{Database, Record, before, word};
 use crate::error::Result;
 use crate::ids::{RecordId, UnixMillis};
 
 use super::Role;
 
 /// One act.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditRecord {
     /// Orders by time.
     pub id: RecordId,
@@ -75,7 +75,8 @@ pub async fn record(database: &Database, act: &AuditRecord) -> Result<()> {
 /// # Errors
 /// The database fails.
 pub async fn list(database: &Database, cursor: Option<&RecordId>, limit: u32) -> Result<Vec<AuditRecord>> {
-    let cursor = cursor.map_or("~", RecordId::as_str);
-    let sql = "SELECT * FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2";
-    database.read(async |tx| tx.all(sql, arguments![cursor, limit]).await?.iter().map(from_record).collect()).await
+    let (page, cursor) = before("id", 2, cursor.map(RecordId::as_str));
+    let sql = format!("SELECT * FROM audit WHERE 1 = 1{page} ORDER BY id DESC LIMIT $1");
+    let asked = [&arguments![limit][..], &cursor[..]].concat();
+    database.read(async |tx| tx.all(&sql, &asked).await?.iter().map(from_record).collect()).await
 }

@@ -20,7 +20,7 @@ pub const CONNECTED: Duration = Duration::from_secs(60);
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// What an agent says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Description {
     /// Its version.
@@ -40,7 +40,7 @@ pub struct Description {
 }
 
 /// An agent as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Agent {
     /// Its id.
     pub id: AgentId,

@@ -1,8 +1,8 @@
 //! Rows of agents and of their lanes.
 
 use crate::arguments;
-use crate::database::{Database, Record, Transaction, json};
-use crate::error::{ControlError, Result};
+use crate::database::{Argument, Database, Record, Transaction, json, parameters};
+use crate::error::{ControlError, Refusal, Result};
 use crate::ids::{AgentId, UnixMillis};
 use crate::placement::lane;
 
@@ -10,6 +10,8 @@ use super::{Agent, CONNECTED, Description};
 
 /// Tags and reached things of one agent at most.
 const WORDS_MAX: usize = 1024;
+/// Text of the name of a boot at most.
+const BOOT_CHARACTERS: usize = 64;
 
 fn from_record(row: &Record) -> Result<Agent> {
     let number = |column: &str| row.number(column).map(|value| u64::try_from(value).unwrap_or(0));
@@ -36,6 +38,22 @@ fn from_record(row: &Record) -> Result<Agent> {
 pub(crate) async fn find(tx: &mut Transaction, id: &AgentId) -> Result<Agent> {
     let row = tx.optional("SELECT * FROM agents WHERE id = $1", arguments![id]).await?;
     from_record(&row.ok_or_else(|| ControlError::not_found("agent", id))?)
+}
+
+/// Those of these agents that take new work, each with how many jobs it runs.
+pub(crate) async fn takers(tx: &mut Transaction, ids: &[&str]) -> Result<Vec<(Agent, u32)>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT a.*, (SELECT COUNT(*) FROM jobs WHERE phase = 1 AND agent = a.id) AS running
+         FROM agents a WHERE a.draining = 0 AND a.revoked = 0 AND a.id IN ({})",
+        parameters(ids.len())
+    );
+    let values: Vec<Argument> = ids.iter().map(|id| Argument::from(*id)).collect();
+    let rows = tx.all(&sql, &values).await?;
+    let running = |row: &Record| row.number("running").map(|running| u32::try_from(running).unwrap_or(u32::MAX));
+    rows.iter().map(|row| Ok((from_record(row)?, running(row)?))).collect()
 }
 
 /// The pool of an agent.
@@ -92,7 +110,7 @@ fn memory(description: &Description) -> i64 {
     i64::try_from(description.memory_bytes).unwrap_or(i64::MAX)
 }
 
-fn check(description: &Description) -> Result<()> {
+pub(crate) fn check(description: &Description) -> Result<()> {
     let words =
         description.tags.iter().chain(&description.reaches).chain([&description.version, &description.instance]);
     if description.tags.len() + description.reaches.len() > WORDS_MAX || words.into_iter().any(|word| word.len() > 1024)
@@ -112,50 +130,58 @@ async fn write_lanes(tx: &mut Transaction, agent: &Agent) -> Result<()> {
 }
 
 /// An agent begins: what it is now. Refused when it is revoked or its version does not fit.
-///
-/// # Errors
-/// As said, or the database fails.
-pub async fn hello(database: &Database, id: &AgentId, description: &Description, now: UnixMillis) -> Result<Agent> {
-    check(description)?;
-    database
-        .change(async |tx| {
-            let mut agent = find(tx, id).await?;
-            refuse_revoked(&agent)?;
-            let own = env!("CARGO_PKG_VERSION");
-            crate::placement::version::check(&description.version, own)
-                .map_err(|reason| ControlError::AgentRefused { agent: id.clone(), reason })?;
-            agent.description = description.clone();
-            agent.last_seen = now;
-            tx.execute(
-                "UPDATE agents SET version = $1, cores = $2, memory_bytes = $3, tags = $4, reaches = $5, instance = $6,
-                    last_seen = $7 WHERE id = $8",
-                arguments![
-                    &description.version,
-                    description.cores,
-                    memory(description),
-                    json(&description.tags),
-                    json(&description.reaches),
-                    &description.instance,
-                    now,
-                    id,
-                ],
-            )
-            .await?;
-            write_lanes(tx, &agent).await?;
-            Ok(agent)
-        })
-        .await
+pub(crate) async fn hello(
+    tx: &mut Transaction,
+    id: &AgentId,
+    description: &Description,
+    boot: Option<&str>,
+    now: UnixMillis,
+) -> Result<Agent> {
+    let mut agent = find(tx, id).await?;
+    refuse_revoked(&agent)?;
+    let own = env!("CARGO_PKG_VERSION");
+    crate::placement::version::check(&description.version, own).map_err(|reason| ControlError::AgentRefused {
+        agent: id.clone(),
+        refusal: Refusal::Version,
+        reason,
+    })?;
+    agent.description = description.clone();
+    agent.last_seen = now;
+    tx.execute(
+        "UPDATE agents SET version = $1, cores = $2, memory_bytes = $3, tags = $4, reaches = $5, instance = $6,
+            last_seen = $7, boot = COALESCE($8, boot) WHERE id = $9",
+        arguments![
+            &description.version,
+            description.cores,
+            memory(description),
+            json(&description.tags),
+            json(&description.reaches),
+            &description.instance,
+            now,
+            boot.map(|boot| boot.chars().take(BOOT_CHARACTERS).collect::<String>()),
+            id,
+        ],
+    )
+    .await?;
+    write_lanes(tx, &agent).await?;
+    Ok(agent)
+}
+
+/// Which boot of its host an agent named last; empty if none.
+pub(crate) async fn boot(tx: &mut Transaction, id: &AgentId) -> Result<String> {
+    tx.one("SELECT boot FROM agents WHERE id = $1", arguments![id]).await?.text("boot")
 }
 
 fn refuse_revoked(agent: &Agent) -> Result<()> {
     if agent.revoked {
         let reason = "its certificate was revoked; enrol it anew".to_owned();
-        return Err(ControlError::AgentRefused { agent: agent.id.clone(), reason });
+        return Err(ControlError::AgentRefused { agent: agent.id.clone(), refusal: Refusal::Revoked, reason });
     }
     Ok(())
 }
 
-/// Writes down when agents were heard, together; a time before the one that is stored changes nothing.
+/// Writes down when agents were heard, together. A time a little before the one that is stored changes nothing: another
+/// server heard it since. One that is stored as far in the future is of a clock that was wrong, and is put right.
 ///
 /// # Errors
 /// The database fails.
@@ -163,8 +189,8 @@ pub async fn write_seen(database: &Database, seen: &[(AgentId, UnixMillis)]) -> 
     database
         .change(async |tx| {
             for (agent, at) in seen {
-                let sql = "UPDATE agents SET last_seen = $1 WHERE id = $2 AND last_seen < $1";
-                tx.execute(sql, arguments![*at, agent]).await?;
+                let sql = "UPDATE agents SET last_seen = $1 WHERE id = $2 AND (last_seen < $1 OR last_seen > $3)";
+                tx.execute(sql, arguments![*at, agent, at.plus(CONNECTED)]).await?;
             }
             Ok(())
         })
@@ -225,16 +251,6 @@ pub async fn drain(database: &Database, id: &AgentId, draining: bool) -> Result<
 /// There is none, or the database fails.
 pub async fn revoke(database: &Database, id: &AgentId) -> Result<()> {
     flag(database, "UPDATE agents SET revoked = $1 WHERE id = $2", true, id).await
-}
-
-/// A new certificate of a known agent: the old one counts no more.
-///
-/// # Errors
-/// There is no such agent, or the database fails.
-pub async fn renew_certificate(database: &Database, id: &AgentId, fingerprint: &str) -> Result<()> {
-    let sql = "UPDATE agents SET fingerprint = $1 WHERE id = $2 AND revoked = 0";
-    let rows = database.change(async |tx| tx.execute(sql, arguments![fingerprint, id]).await).await?;
-    if rows == 0 { Err(ControlError::not_found("agent", id)) } else { Ok(()) }
 }
 
 /// Removes a revoked agent that has no job.

@@ -15,6 +15,7 @@ use sqlx::AnyPool;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 use crate::error::{ControlError, Result};
+use crate::job::figures::Finished;
 
 use super::{Side, Transaction, dialect::Dialect, failed};
 
@@ -45,9 +46,16 @@ impl Open {
     async fn commit(&mut self) {
         if let Some((transaction, fate)) = self.transaction.take() {
             let fate = Unknown(fate);
-            let result = transaction.inner.commit().await;
-            if let Err(error) = &result {
-                tracing::warn!(error = error as &dyn std::error::Error, "a commit failed; its changes are made again");
+            let Transaction { inner, finished, .. } = transaction;
+            let result = inner.commit().await;
+            match &result {
+                Ok(()) => finished.into_iter().for_each(Finished::count),
+                Err(error) => {
+                    tracing::warn!(
+                        error = error as &dyn std::error::Error,
+                        "a commit failed; its changes are made again"
+                    );
+                }
             }
             fate.0.send_replace(Some(result.is_ok()));
         }
@@ -130,14 +138,16 @@ impl Group {
             let inner = begin.map_err(failed("begin a transaction"))?;
             self.begun.fetch_add(1, Ordering::Relaxed);
             let fate = Arc::new(watch::channel(None).0);
-            turn.open.transaction = Some((Transaction { inner, dialect: Dialect::Sqlite }, fate));
+            turn.open.transaction = Some((Transaction { inner, dialect: Dialect::Sqlite, finished: Vec::new() }, fate));
             turn.open.members = 0;
         }
         let (transaction, fate) = turn.open.transaction.as_mut().expect("it was begun");
         let member = Member { group: self, fate: Arc::clone(fate) };
         transaction.execute("SAVEPOINT member", &[]).await?;
+        let counted = transaction.finished.len();
         let value = work(transaction).await;
         if value.is_err() {
+            transaction.finished.truncate(counted);
             transaction.execute("ROLLBACK TO member", &[]).await?;
         }
         transaction.execute("RELEASE member", &[]).await?;

@@ -30,6 +30,7 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Row};
 
 use crate::error::{ControlError, Result};
 use crate::ids::UnixMillis;
+use crate::job::figures::Finished;
 use dialect::Dialect;
 use group::Group;
 
@@ -134,13 +135,15 @@ impl Database {
         let pool = if side == Side::Read { &self.reader } else { &self.writer };
         let begin = failed("begin a transaction");
         let inner = pool.begin_with(self.dialect.begin(side)).await.map_err(begin)?;
-        let mut transaction = Transaction { inner, dialect: self.dialect };
+        let mut transaction = Transaction { inner, dialect: self.dialect, finished: Vec::new() };
         if let Some(lock) = self.dialect.lock(side) {
             transaction.execute(lock, &[]).await?;
         }
         let value = work(&mut transaction).await?;
         if side != Side::Read {
-            transaction.inner.commit().await.map_err(failed("commit a transaction"))?;
+            let Transaction { inner, finished, .. } = transaction;
+            inner.commit().await.map_err(failed("commit a transaction"))?;
+            finished.into_iter().for_each(Finished::count);
         }
         Ok(value)
     }
@@ -243,9 +246,16 @@ macro_rules! arguments {
 pub struct Transaction {
     inner: sqlx::Transaction<'static, Any>,
     dialect: Dialect,
+    /// What is counted once this is committed.
+    finished: Vec<Finished>,
 }
 
 impl Transaction {
+    /// Counts this when, and only when, the transaction is committed.
+    pub(crate) fn finishes(&mut self, finished: Finished) {
+        self.finished.push(finished);
+    }
+
     /// Runs a statement: how many rows it changed.
     ///
     /// # Errors
@@ -298,6 +308,20 @@ fn bound(sql: &str, arguments: &[Argument]) -> sqlx::query::Query<'static, Any, 
         Argument::Text(text) => query.bind(text),
         Argument::Number(number) => query.bind(number),
     })
+}
+
+/// `$1,$2,…,$count`: for as many values as a statement names.
+pub(crate) fn parameters(count: usize) -> String {
+    (1..=count).map(|place| format!("${place}")).collect::<Vec<_>>().join(",")
+}
+
+/// The condition that leads to the page before `cursor`, bound to `$place`, and its argument; none for the first page.
+/// There is no text that every collation puts after all ids, so a first page has no condition at all.
+pub(crate) fn before(column: &str, place: usize, cursor: Option<&str>) -> (String, Vec<Argument>) {
+    match cursor {
+        Some(cursor) => (format!(" AND {column} < ${place}"), vec![Argument::from(cursor)]),
+        None => (String::new(), Vec::new()),
+    }
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> ControlError {

@@ -9,15 +9,15 @@ use crate::error::{ControlError, Result};
 use super::{Database, Transaction};
 
 /// Steps in order; the first has number 1.
-const STEPS: [&[&str]; 1] = [&[
+const STEPS: [&[&str]; 2] = [&[
     // `phase` is 0 in the queue, 1 in work, 2 ended: what partial indexes ask for. `lane` is who can do it: a pool, a
     // source of a pool, or one host. `rank` orders by fair share. `waits_on` names what keeps a queued job from being
     // leased; such jobs are not in the index that a lease reads.
     "CREATE TABLE jobs (
         id TEXT PRIMARY KEY, kind TEXT NOT NULL, workload TEXT NOT NULL, origin TEXT NOT NULL, policy TEXT,
         set_name TEXT NOT NULL, source TEXT NOT NULL, repository TEXT NOT NULL, pool TEXT NOT NULL, lane TEXT NOT NULL,
-        lane_of_others TEXT,
-        priority BIGINT NOT NULL, share TEXT NOT NULL, rank BIGINT NOT NULL,
+        lane_of_others TEXT, preferred TEXT,
+        priority BIGINT NOT NULL, share TEXT NOT NULL, weight BIGINT NOT NULL, rank BIGINT NOT NULL,
         state TEXT NOT NULL, phase BIGINT NOT NULL, waits_on TEXT,
         created_at BIGINT NOT NULL, not_before BIGINT NOT NULL, expires_at BIGINT, started_at BIGINT, ended_at BIGINT,
         attempt BIGINT NOT NULL, fence BIGINT NOT NULL, agent TEXT, beats BIGINT NOT NULL, granted BIGINT NOT NULL,
@@ -30,6 +30,7 @@ const STEPS: [&[&str]; 1] = [&[
     "CREATE INDEX jobs_waiting ON jobs (waits_on, priority DESC, rank, id) WHERE phase = 0 AND waits_on IS NOT NULL",
     "CREATE INDEX jobs_parked ON jobs (not_before) WHERE phase = 0 AND waits_on IS NOT NULL",
     "CREATE INDEX jobs_expiring ON jobs (expires_at) WHERE phase = 0 AND expires_at IS NOT NULL",
+    "CREATE INDEX jobs_preferring ON jobs (lane, id) WHERE phase = 0 AND lane_of_others IS NOT NULL",
     "CREATE INDEX jobs_active ON jobs (agent) WHERE phase = 1",
     "CREATE INDEX jobs_active_source ON jobs (source) WHERE phase = 1",
     "CREATE INDEX jobs_active_repository ON jobs (repository) WHERE phase = 1",
@@ -70,7 +71,7 @@ const STEPS: [&[&str]; 1] = [&[
     )",
     "CREATE TABLE tokens (
         id TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, name TEXT NOT NULL, role TEXT NOT NULL,
-        created_at BIGINT NOT NULL, expires_at BIGINT, revoked BIGINT NOT NULL
+        created_at BIGINT NOT NULL, expires_at BIGINT, revoked BIGINT NOT NULL, parent TEXT
     )",
     "CREATE TABLE audit (
         id TEXT PRIMARY KEY, at BIGINT NOT NULL, who TEXT NOT NULL, role TEXT NOT NULL, action TEXT NOT NULL,
@@ -86,6 +87,28 @@ const STEPS: [&[&str]; 1] = [&[
         at BIGINT NOT NULL, PRIMARY KEY (who, name)
     )",
     "CREATE INDEX idempotency_at ON idempotency (at)",
+    "CREATE INDEX jobs_points ON jobs (id) WHERE recovery_point IS NOT NULL",
+    "CREATE INDEX jobs_over ON jobs (ended_at) WHERE phase = 2 AND recovery_point IS NULL",
+    "CREATE INDEX jobs_over_with_point ON jobs (ended_at) WHERE phase = 2 AND recovery_point IS NOT NULL",
+    // What all servers of one database share and nobody else may see; sealed by who puts it there.
+    "CREATE TABLE vault (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    // What people ask of repositories; an agent that serves the repository replies. `phase` is 0 open, 1 taken, 2 replied.
+    "CREATE TABLE questions (
+        id TEXT PRIMARY KEY, repository TEXT NOT NULL, ask TEXT NOT NULL, lanes TEXT NOT NULL, expires_at BIGINT NOT NULL,
+        phase BIGINT NOT NULL, agent TEXT, reply TEXT
+    )",
+    "CREATE INDEX questions_open ON questions (id) WHERE phase = 0",
+    "CREATE INDEX questions_over ON questions (expires_at)",
+], &[
+    "ALTER TABLE jobs ADD COLUMN lapses BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX jobs_repository ON jobs (repository, id)",
+    // Of the kernel that the agent's host runs: another one is a restart of the host.
+    "ALTER TABLE agents ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE outbox ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+    // The rank that was leased last: where a share begins that was idle.
+    "CREATE TABLE heads (
+        pool TEXT NOT NULL, priority BIGINT NOT NULL, rank BIGINT NOT NULL, PRIMARY KEY (pool, priority)
+    )",
 ]];
 
 /// Brings the database to the last step.
@@ -123,25 +146,26 @@ mod tests {
                 .await
                 .expect("a row");
             let error = migrate(&database).await.expect_err("newer");
-            assert!(error.to_string().contains("schema 99, this program knows up to 1; run the newer"), "{error}");
+            assert!(error.to_string().contains("schema 99, this program knows up to 2; run the newer"), "{error}");
         });
     }
 
     #[test]
     fn schema_steps_are_applied_once_and_all_or_none() {
         each_database(async |database| {
-            let next: [&[&str]; 2] = [STEPS[0], &["ALTER TABLE tokens ADD COLUMN note TEXT"]];
+            let next: [&[&str]; 3] = [STEPS[0], STEPS[1], &["ALTER TABLE tokens ADD COLUMN note TEXT"]];
             for _ in 0..2 {
-                database.decide(async |tx| bring_up(tx, &next).await).await.expect("second step once");
+                database.decide(async |tx| bring_up(tx, &next).await).await.expect("third step once");
             }
-            let broken: [&[&str]; 3] = [next[0], next[1], &["CREATE TABLE third (id TEXT)", "CREATE NONSENSE"]];
-            database.decide(async |tx| bring_up(tx, &broken).await).await.expect_err("third step");
+            let broken: [&[&str]; 4] =
+                [next[0], next[1], next[2], &["CREATE TABLE fourth (id TEXT)", "CREATE NONSENSE"]];
+            database.decide(async |tx| bring_up(tx, &broken).await).await.expect_err("fourth step");
             let count = database
                 .read(async |tx| tx.one("SELECT COUNT(*) AS n FROM schema_steps", &[]).await?.number("n"))
                 .await;
-            assert_eq!(count.expect("count"), 2);
+            assert_eq!(count.expect("count"), 3);
             database
-                .read(async |tx| tx.all("SELECT id FROM third", &[]).await.map(|_| ()))
+                .read(async |tx| tx.all("SELECT id FROM fourth", &[]).await.map(|_| ()))
                 .await
                 .expect_err("no table");
         });

@@ -15,7 +15,7 @@ use crate::placement::lane;
 
 use super::{Job, JobKind, JobState, NewJob, Origin, Place, Progress, order, ranks, store, waiting};
 
-/// How long a job may wait when nobody says otherwise.
+/// How long a job may wait when neither who asks nor the table *Agent away* says otherwise.
 pub const WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// Text of a name at most.
 const NAME_CHARACTERS: usize = 1024;
@@ -57,7 +57,7 @@ fn check(new: &NewJob) -> Result<()> {
     {
         return Err(ControlError::Invalid("the window ends before it begins".to_owned()));
     }
-    Ok(())
+    crate::policy::validate::order(&new.order)
 }
 
 /// Lane and pool of a job, whether its agent is there, and whether it has a preferred one.
@@ -115,7 +115,8 @@ pub(crate) async fn admit_new(
         _ => AwayAction::Queue,
     };
     let admission = admit(action, standing.is_there, new.wait, skips, standing.others.is_some());
-    let mut job = fresh(new, &standing, now);
+    let waits = action == AwayAction::Queue;
+    let mut job = fresh(new, &standing, waits, now);
     match admission {
         Admission::Queue => {}
         Admission::QueueForOthers => {
@@ -137,13 +138,13 @@ pub(crate) async fn admit_new(
             tx.execute("UPDATE policies SET skips = $1 WHERE id = $2", arguments![skips, policy]).await?;
         }
     }
-    store_new(tx, job, new.weight, now).await
+    store_new(tx, job, now).await
 }
 
 /// Stores a job that is not there yet, with its rank if it is queued.
-pub(crate) async fn store_new(tx: &mut Transaction, mut job: Job, weight: u32, now: UnixMillis) -> Result<Job> {
+pub(crate) async fn store_new(tx: &mut Transaction, mut job: Job, now: UnixMillis) -> Result<Job> {
     if job.state == JobState::Queued {
-        job.rank = ranks::assign(tx, &job.pool, job.priority, &job.share, weight).await?;
+        job.rank = ranks::assign(tx, &job.pool, job.priority, &job.share, job.weight).await?;
     }
     store::insert(tx, &job, now).await?;
     Ok(job)
@@ -152,9 +153,9 @@ pub(crate) async fn store_new(tx: &mut Transaction, mut job: Job, weight: u32, n
 /// A scheduled run that is left out for another reason than an agent that is away.
 pub(crate) async fn skip(tx: &mut Transaction, new: &NewJob, why: &str, now: UnixMillis) -> Result<Job> {
     let standing = standing_of(tx, new, now).await?;
-    let mut job = fresh(new, &standing, now);
+    let mut job = fresh(new, &standing, false, now);
     end(&mut job, JobState::Skipped, why, now);
-    store_new(tx, job, new.weight, now).await
+    store_new(tx, job, now).await
 }
 
 fn end(job: &mut Job, state: JobState, why: &str, now: UnixMillis) {
@@ -164,8 +165,11 @@ fn end(job: &mut Job, state: JobState, why: &str, now: UnixMillis) {
     job.message = Some(why.to_owned());
 }
 
-fn fresh(new: &NewJob, standing: &Standing, now: UnixMillis) -> Job {
+/// The job of a request; one that `waits` until somebody is there, and was not given an end, has none (S-065, S-151).
+fn fresh(new: &NewJob, standing: &Standing, waits: bool, now: UnixMillis) -> Job {
     let not_before = new.not_before.unwrap_or(now);
+    let is_endless = waits && new.origin == Origin::OnDemand;
+    let day = (!is_endless).then(|| not_before.max(now).plus(WINDOW));
     let share = new.policy.as_ref().map_or_else(|| format!("by {}", new.requested_by), ToString::to_string);
     let order: order::JobOrder = new.order.clone();
     Job {
@@ -180,17 +184,23 @@ fn fresh(new: &NewJob, standing: &Standing, now: UnixMillis) -> Job {
         pool: standing.pool.clone(),
         lane: standing.lane.clone(),
         lane_of_others: standing.others.clone(),
+        preferred: match &new.place {
+            Place::Pool { preferred, .. } => preferred.clone(),
+            Place::Host { .. } => None,
+        },
         priority: new.priority,
         share: new.share.clone().unwrap_or(share),
+        weight: i64::from(new.weight),
         rank: 0,
         state: JobState::Queued,
         waits_on: (not_before > now).then(|| waiting::TIME.to_owned()),
         created_at: now,
         not_before,
-        expires_at: Some(new.expires_at.unwrap_or_else(|| not_before.max(now).plus(WINDOW))),
+        expires_at: new.expires_at.or(day),
         started_at: None,
         ended_at: None,
         attempt: 0,
+        lapses: 0,
         fence: 0,
         agent: None,
         granted: false,

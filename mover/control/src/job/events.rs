@@ -19,7 +19,7 @@ use super::{Job, JobState};
 pub const OVERLAP: Duration = Duration::from_secs(10);
 
 /// One row of the history of a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Event {
     /// Orders by time.
     pub id: RecordId,

@@ -6,9 +6,11 @@
 
 pub mod admission;
 pub mod events;
+pub(crate) mod figures;
 pub mod order;
+pub mod points;
 pub mod progress;
-mod ranks;
+pub(crate) mod ranks;
 pub mod requests;
 pub mod state;
 pub mod store;
@@ -23,7 +25,7 @@ pub use progress::{Exception, Outcome, Progress};
 pub use state::{JobState, Phase};
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobKind {
     /// Source to repository.
@@ -39,7 +41,7 @@ pub enum JobKind {
 }
 
 /// What kind of thing is protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Workload {
     /// Files of the host that the agent runs on.
@@ -63,7 +65,7 @@ pub enum Workload {
 }
 
 /// Who started it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A person or a script, now.
@@ -73,7 +75,7 @@ pub enum Origin {
 }
 
 /// Who can do it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Place {
     /// One host: its own files.
@@ -93,7 +95,7 @@ pub enum Place {
 }
 
 /// What somebody asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
     /// Its id, made by who asks: the same request twice makes one job.
@@ -137,7 +139,7 @@ pub struct NewJob {
 }
 
 /// A job as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Job {
     /// Its id; a recovery point is created under it.
     pub id: JobId,
@@ -161,10 +163,14 @@ pub struct Job {
     pub lane: String,
     /// Who else may do it once its own agent has lost it.
     pub lane_of_others: Option<String>,
+    /// The agent whose work it was meant to be, also after others may do it.
+    pub preferred: Option<AgentId>,
     /// Higher goes first.
     pub priority: i64,
     /// Its share.
     pub share: String,
+    /// Weight of that share.
+    pub weight: i64,
     /// Its place among jobs of equal priority.
     pub rank: i64,
     /// Where it stands.
@@ -183,6 +189,9 @@ pub struct Job {
     pub ended_at: Option<UnixMillis>,
     /// How often it was leased.
     pub attempt: i64,
+    /// How many of these leases ended since its agent was lost, which is no attempt that failed.
+    #[serde(default)]
+    pub lapses: i64,
     /// The fencing token of its last lease: only grows.
     pub fence: i64,
     /// Whose that lease is, or was.

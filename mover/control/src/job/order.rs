@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::service::notification::NotifyRule;
+use crate::service::notification::{NotifyRule, REDACTED};
 
 /// Attempts of a job when nobody says otherwise.
 pub const ATTEMPTS: u32 = 3;
@@ -15,7 +15,7 @@ pub const ATTEMPTS: u32 = 3;
 pub const RETRY_PAUSE_SECONDS: u64 = 300;
 
 /// What becomes of a job whose host restarted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RestartPolicy {
     /// It goes on from what is durable.
@@ -26,7 +26,7 @@ pub enum RestartPolicy {
 }
 
 /// One step of a job: filesets run one after the other.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Fileset {
     /// Its name, unique in the job.
@@ -48,7 +48,7 @@ pub struct Fileset {
 }
 
 /// A program that runs before or after the data is moved, on the agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
     /// The program and its arguments; no shell is involved.
@@ -61,7 +61,7 @@ pub struct Command {
 }
 
 /// What a restore needs to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreOrder {
     /// Id, `latest`, or a time.
@@ -79,7 +79,7 @@ pub struct RestoreOrder {
 }
 
 /// What an agent is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobOrder {
     /// What is moved, in this order.
@@ -147,7 +147,28 @@ impl Default for JobOrder {
     }
 }
 
+impl Command {
+    /// The program without its arguments, which may hold a secret.
+    pub(crate) fn redacted(mut self) -> Command {
+        self.arguments.iter_mut().skip(1).for_each(|argument| *argument = REDACTED.to_owned());
+        self
+    }
+}
+
 impl JobOrder {
+    /// For eyes below admin: no argument of a command, no address of a message.
+    pub fn redacted(mut self) -> JobOrder {
+        self.before = self.before.into_iter().map(Command::redacted).collect();
+        self.after = self.after.into_iter().map(Command::redacted).collect();
+        self.notify = self.notify.into_iter().map(NotifyRule::redacted).collect();
+        self
+    }
+
+    /// Whether it runs programs or tells others: what only an admin may ask for.
+    pub fn needs_admin(&self) -> bool {
+        !(self.before.is_empty() && self.after.is_empty() && self.notify.is_empty())
+    }
+
     /// Pause before the next attempt.
     pub fn retry_pause(&self) -> Duration {
         Duration::from_secs(self.retry_pause_seconds)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const EXCEPTIONS_KEPT: usize = 1000;
 
 /// Bytes by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct BytesByClass {
     /// Read from the source, or from the repository by a restore.
@@ -26,7 +26,7 @@ pub struct BytesByClass {
 }
 
 /// How far a job is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Progress {
     /// The fileset in work, from 1; 0 before the first.
@@ -50,7 +50,7 @@ pub struct Progress {
 }
 
 /// One file that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Exception {
     /// Its path.
     pub path: String,
@@ -59,7 +59,7 @@ pub struct Exception {
 }
 
 /// What came of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Outcome {
     /// The recovery point that it made.

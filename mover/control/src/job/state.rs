@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use JobState::*;
 
 /// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Waits for an agent, a time, or another job.
@@ -114,7 +114,7 @@ pub enum Mover {
 /// Every legal move: from, to, who, and why.
 pub const MOVES: [(JobState, JobState, Mover, &str); 30] = [
     (Queued, Estimating, Mover::Control, "leased to an agent"),
-    (Queued, Failed, Mover::Control, "its agent was away until the window ended (S-012), or no attempt is left"),
+    (Queued, Failed, Mover::Control, "the table Agent away says so: at once, or when its window ends (S-012)"),
     (Queued, Cancelled, Mover::Control, "somebody asked for it"),
     (Queued, Skipped, Mover::Control, "the agent of a scheduled run is away (S-031)"),
     (Queued, Expired, Mover::Control, "its window ended before an agent was free"),
@@ -130,9 +130,19 @@ pub const MOVES: [(JobState, JobState, Mover, &str); 30] = [
     (Estimating, Failed, Mover::Agent, "no attempt is left, or none can help"),
     (Running, Failed, Mover::Agent, "no attempt is left, or none can help"),
     (Verifying, Failed, Mover::Agent, "no attempt is left, or none can help"),
-    (Estimating, Aborted, Mover::Control, "its host restarted and the policy says abort (S-010)"),
-    (Running, Aborted, Mover::Control, "its host restarted and the policy says abort (S-010)"),
-    (Verifying, Aborted, Mover::Control, "its host restarted and the policy says abort (S-010)"),
+    (Estimating, Aborted, Mover::Agent, "it must not go on (S-046)"),
+    (
+        Running,
+        Aborted,
+        Mover::Agent,
+        "it must not go on (S-046), or its host restarted and the policy says abort (S-010)",
+    ),
+    (
+        Verifying,
+        Aborted,
+        Mover::Agent,
+        "it must not go on (S-046), or its host restarted and the policy says abort (S-010)",
+    ),
     (Estimating, Cancelled, Mover::Agent, "somebody asked for it"),
     (Running, Cancelled, Mover::Agent, "somebody asked for it"),
     (Verifying, Cancelled, Mover::Agent, "somebody asked for it"),

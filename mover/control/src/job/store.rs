@@ -4,12 +4,13 @@
 //! read, and adds the event and the notifications in the same transaction.
 
 use crate::arguments;
-use crate::database::{Database, Record, Transaction, json, word};
+use crate::database::{Database, Record, Transaction, before, json, word};
 use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, JobId, PolicyId, UnixMillis};
 use crate::service::notification;
 
-use super::{Job, JobState, Phase, events, state, waiting};
+use super::figures::Finished;
+use super::{Job, JobKind, JobState, Phase, events, state, waiting};
 
 fn from_record(row: &Record) -> Result<Job> {
     Ok(Job {
@@ -24,8 +25,10 @@ fn from_record(row: &Record) -> Result<Job> {
         pool: row.text("pool")?,
         lane: row.text("lane")?,
         lane_of_others: row.maybe_text("lane_of_others")?,
+        preferred: row.maybe_text("preferred")?.map(AgentId::from),
         priority: row.number("priority")?,
         share: row.text("share")?,
+        weight: row.number("weight")?,
         rank: row.number("rank")?,
         state: row.word("state")?,
         waits_on: row.maybe_text("waits_on")?,
@@ -35,6 +38,7 @@ fn from_record(row: &Record) -> Result<Job> {
         started_at: row.maybe_time("started_at")?,
         ended_at: row.maybe_time("ended_at")?,
         attempt: row.number("attempt")?,
+        lapses: row.number("lapses")?,
         fence: row.number("fence")?,
         agent: row.maybe_text("agent")?.map(AgentId::from),
         granted: row.number("granted")? != 0,
@@ -94,25 +98,42 @@ pub struct JobFilter {
 /// # Errors
 /// The database fails.
 pub async fn list(database: &Database, filter: &JobFilter, limit: u32) -> Result<Vec<Job>> {
-    // Greater than every id.
-    let before = filter.before.as_ref().map_or("~", JobId::as_str);
+    let (page, cursor) = before("id", 6, filter.before.as_ref().map(JobId::as_str));
+    let sql = format!(
+        "SELECT * FROM jobs WHERE ($1 IS NULL OR state = $1) AND ($2 IS NULL OR policy = $2)
+         AND ($3 IS NULL OR set_name = $3) AND ($4 IS NULL OR agent = $4){page} ORDER BY id DESC LIMIT $5"
+    );
+    let asked = arguments![
+        filter.state.as_ref().map(word),
+        filter.policy.as_ref().map(PolicyId::as_str),
+        filter.set.clone(),
+        filter.agent.as_ref().map(AgentId::as_str),
+        limit,
+    ];
+    let asked = [&asked[..], &cursor[..]].concat();
+    database.read(async |tx| from_records(&tx.all(&sql, &asked).await?)).await
+}
+
+/// Jobs in the hands of agents, oldest first, at most `limit`.
+///
+/// # Errors
+/// The database fails.
+pub async fn active(database: &Database, limit: u32) -> Result<Vec<Job>> {
+    let sql = "SELECT * FROM jobs WHERE phase = 1 ORDER BY id LIMIT $1";
+    database.read(async |tx| from_records(&tx.all(sql, arguments![limit]).await?)).await
+}
+
+/// How many jobs wait, and since when the oldest of them that could begin.
+///
+/// # Errors
+/// The database fails.
+pub async fn queue_depth(database: &Database) -> Result<(i64, Option<UnixMillis>)> {
+    let sql = "SELECT COUNT(*) AS n, MIN(CASE WHEN waits_on IS NULL THEN created_at END) AS oldest
+               FROM jobs WHERE phase = 0";
     database
         .read(async |tx| {
-            let rows = tx
-                .all(
-                    "SELECT * FROM jobs WHERE id < $1 AND ($2 IS NULL OR state = $2) AND ($3 IS NULL OR policy = $3)
-                     AND ($4 IS NULL OR set_name = $4) AND ($5 IS NULL OR agent = $5) ORDER BY id DESC LIMIT $6",
-                    arguments![
-                        before,
-                        filter.state.as_ref().map(word),
-                        filter.policy.as_ref().map(PolicyId::as_str),
-                        filter.set.clone(),
-                        filter.agent.as_ref().map(AgentId::as_str),
-                        limit,
-                    ],
-                )
-                .await?;
-            from_records(&rows)
+            let row = tx.one(sql, &[]).await?;
+            Ok((row.number("n")?, row.maybe_time("oldest")?))
         })
         .await
 }
@@ -137,9 +158,9 @@ pub(super) async fn insert(tx: &mut Transaction, job: &Job, now: UnixMillis) -> 
             "INSERT INTO jobs (id, kind, workload, origin, policy, set_name, source, repository, pool, lane, priority,
                 share, rank, state, phase, waits_on, created_at, not_before, expires_at, ended_at, attempt, fence, beats,
                 granted, source_limit, repository_limit, requested_by, message, job_order, progress,
-                lane_of_others)
+                lane_of_others, preferred, weight)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, 0, 0, 0,
-                0, $21, $22, $23, $24, $25, $26, $27)
+                0, $21, $22, $23, $24, $25, $26, $27, $28, $29)
              ON CONFLICT (id) DO NOTHING",
             arguments![
                 &job.id,
@@ -169,6 +190,8 @@ pub(super) async fn insert(tx: &mut Transaction, job: &Job, now: UnixMillis) -> 
                 json(&job.order),
                 json(&job.progress),
                 job.lane_of_others.clone(),
+                job.preferred.as_ref().map(AgentId::as_str),
+                job.weight,
             ],
         )
         .await?;
@@ -176,6 +199,9 @@ pub(super) async fn insert(tx: &mut Transaction, job: &Job, now: UnixMillis) -> 
         return Ok(false);
     }
     announce(tx, job, now).await?;
+    if job.state.phase() == Phase::Ended {
+        tx.finishes(Finished::of(job));
+    }
     Ok(true)
 }
 
@@ -199,8 +225,8 @@ pub(crate) async fn move_to(
         .execute(
             "UPDATE jobs SET state = $1, phase = $2, waits_on = $3, not_before = $4, started_at = $5, ended_at = $6,
                 attempt = $7, fence = $8, agent = $9, beats = beats + 1, granted = $10, stop = $11, recovery_point = $12,
-                message = $13, progress = $14, outcome = $15, lane = $16, lane_of_others = $17
-             WHERE id = $18 AND fence = $19 AND state = $20",
+                message = $13, progress = $14, outcome = $15, lane = $16, lane_of_others = $17, lapses = $18
+             WHERE id = $19 AND fence = $20 AND state = $21",
             arguments![
                 word(&to),
                 to.phase() as i64,
@@ -219,6 +245,7 @@ pub(crate) async fn move_to(
                 next.outcome.as_ref().map(json),
                 &next.lane,
                 next.lane_of_others.clone(),
+                next.lapses,
                 &job.id,
                 job.fence,
                 word(&job.state),
@@ -230,6 +257,7 @@ pub(crate) async fn move_to(
     }
     announce(tx, &next, now).await?;
     if to.phase() != Phase::Active {
+        tx.finishes(Finished::of(&next));
         waiting::wake(tx, &next).await?;
     }
     Ok(next)
@@ -239,7 +267,9 @@ pub(crate) async fn move_to(
 async fn announce(tx: &mut Transaction, job: &Job, now: UnixMillis) -> Result<()> {
     events::record(tx, now, job, "state", job.message.as_deref()).await?;
     notification::enqueue(tx, job, now).await?;
-    let Some(policy) = job.policy.as_ref().filter(|_| job.state.phase() == Phase::Ended) else { return Ok(()) };
+    // What a policy promises is its backups: a retention that succeeds says nothing of them.
+    let is_backup_over = job.kind == JobKind::Backup && job.state.phase() == Phase::Ended;
+    let Some(policy) = job.policy.as_ref().filter(|_| is_backup_over) else { return Ok(()) };
     let success = job.state.is_success().then_some(now);
     tx.execute(
         "UPDATE policies SET last_job = $1, last_success = COALESCE($2, last_success) WHERE id = $3",

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::arguments;
 use crate::database::{Database, Transaction, json};
-use crate::error::{ControlError, Result};
+use crate::error::{ControlError, Refusal, Result};
 use crate::ids::{AgentId, JobId, UnixMillis};
-use crate::job::{Job, JobState, Outcome, Phase, Progress, events, store, waiting};
+use crate::job::{Job, JobKind, JobState, Outcome, Phase, Progress, events, store, waiting};
 
 /// A job in the hands of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ async fn owned(tx: &mut Transaction, agent: &AgentId, held: &Held) -> Result<Job
     let row = tx.optional("SELECT revoked FROM agents WHERE id = $1", arguments![agent]).await?;
     if row.is_none_or(|row| row.number("revoked").is_ok_and(|revoked| revoked != 0)) {
         let reason = "its certificate was revoked".to_owned();
-        return Err(ControlError::AgentRefused { agent: agent.clone(), reason });
+        return Err(ControlError::AgentRefused { agent: agent.clone(), refusal: Refusal::Revoked, reason });
     }
     Ok(job)
 }
@@ -138,6 +138,8 @@ async fn taken_up_again(tx: &mut Transaction, job: Job, now: UnixMillis) -> Resu
     }
     let mut next = job.clone();
     next.waits_on = None;
+    // The lease goes on: it was no lapse.
+    next.lapses = (next.lapses - 1).max(0);
     next.message = Some("its agent was heard again before anybody else had taken it".to_owned());
     store::move_to(tx, &job, next, JobState::Running, now).await
 }
@@ -231,7 +233,7 @@ async fn finish_one(
     let job = store::locked(tx, &held.job).await?.ok_or_else(|| ControlError::not_found("job", &held.job))?;
     // Given back before: the row names no agent any more, and nobody has leased it since.
     let is_back = job.fence == held.fence && job.agent.is_none() && job.state.phase() == Phase::Waiting;
-    if is_back && returns(ending, &job) {
+    if is_back && returns(ending, outcome, &job) {
         return Ok(Finished { job, repeated: true });
     }
     let job = owned(tx, agent, held).await?;
@@ -244,18 +246,18 @@ async fn finish_one(
             Err(refuse_ended(&job).expect_err("ended"))
         };
     }
-    let mut next = job.clone();
-    next.granted = false;
-    next.message = outcome.message.clone();
-    next.progress = outcome.progress.clone();
-    next.outcome = Some(outcome.clone());
-    next.waits_on = None;
     // From the queue to an end that the table has for active jobs only: by way of being taken up again.
     let job = if job.state == JobState::Queued && !crate::job::state::is_legal(job.state, to) {
         taken_up_again(tx, job, now).await?
     } else {
         job
     };
+    let mut next = job.clone();
+    next.granted = false;
+    next.message = outcome.message.clone();
+    next.progress = outcome.progress.clone();
+    next.outcome = Some(outcome.clone());
+    next.waits_on = None;
     if to == JobState::Queued {
         next.agent = None;
         next.outcome = None;
@@ -275,22 +277,32 @@ async fn finish_one(
 }
 
 /// Whether this ending brings a job back to the queue.
-fn returns(ending: &Ending, job: &Job) -> bool {
+fn returns(ending: &Ending, outcome: &Outcome, job: &Job) -> bool {
     match ending {
         Ending::GivenBack => true,
-        Ending::Failed { retry } => *retry && job.attempt < i64::from(job.order.attempts) && job.stop.is_none(),
+        Ending::Failed { .. } if has_point(outcome, job) => false,
+        // A lease that lapsed tried nothing to its end.
+        Ending::Failed { retry } => {
+            *retry && job.attempt - job.lapses < i64::from(job.order.attempts) && job.stop.is_none()
+        }
         _ => false,
     }
 }
 
+/// A backup that made its recovery point is done (S-009), whatever failed after it: a command, most likely.
+fn has_point(outcome: &Outcome, job: &Job) -> bool {
+    job.kind == JobKind::Backup && outcome.recovery_point.is_some()
+}
+
 /// The state that an ending means for this job.
 fn target(ending: &Ending, outcome: &Outcome, job: &Job) -> JobState {
-    if returns(ending, job) {
+    if returns(ending, outcome, job) {
         return if job.stop.is_some() { JobState::Cancelled } else { JobState::Queued };
     }
     match ending {
         Ending::Completed if outcome.exceptions_total > 0 => JobState::CompletedWithErrors,
         Ending::Completed => JobState::Completed,
+        Ending::Failed { .. } if has_point(outcome, job) => JobState::CompletedWithErrors,
         Ending::Failed { .. } => JobState::Failed,
         Ending::Cancelled => JobState::Cancelled,
         Ending::Aborted => JobState::Aborted,

@@ -9,17 +9,20 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::agents::store as registry;
 use crate::clock::{Clock, ManualClock, SettledClock};
 use crate::database::Database;
 use crate::ids::{AgentId, JobId};
 use crate::job::store::JobFilter;
 use crate::job::{JobOrder, JobState, NewJob, Outcome, Phase, Progress, events, store};
+use crate::placement::away::AwayTable;
+use crate::protocol::HelloRequest;
 use crate::testing::{NOON, agent, backup, each_database, submit};
 
-use super::lapse::{Watch, release_lost, sweep_queue};
+use super::lapse::{Watch, greet, sweep_queue};
 use super::report::{Advice, Ending, Held, advance, beat, finish, grant};
 use super::take::{Offer, take};
-use super::{GRANT, LEASE};
+use super::{GRANT, LEASE, SWEEP};
 
 /// SplitMix64.
 struct Chance(u64);
@@ -78,8 +81,9 @@ struct World {
 impl World {
     async fn step(&mut self) {
         match self.chance.below(10) {
-            0 => {
-                let advance = Duration::from_secs(self.chance.below(40));
+            0 | 9 => {
+                // Now and then longer than a server goes without a look.
+                let advance = Duration::from_secs(self.chance.below(18));
                 self.manual.advance(advance);
             }
             1 if self.chance.one_in(6) => {
@@ -95,7 +99,7 @@ impl World {
                 let monotonic = self.manual.monotonic();
                 let polls = self.polls();
                 killed_after(polls, self.watch.sweep(&self.database, monotonic, now)).await;
-                let _ = killed_after(polls, sweep_queue(&self.database, now)).await;
+                let _ = killed_after(polls, sweep_queue(&self.database, &AwayTable::default(), now)).await;
             }
             _ => self.agent_step().await,
         }
@@ -118,7 +122,10 @@ impl World {
                 0 => {
                     // It dies, and begins anew without knowing anything.
                     agent.held.clear();
-                    let _ = killed_after(polls, release_lost(&self.database, &name, &[], now)).await;
+                    let mut description = registry::get(&self.database, &name).await.expect("an agent").description;
+                    description.instance = self.chance.below(u64::MAX).to_string();
+                    let said = HelloRequest { description, boot: None, held: Vec::new() };
+                    let _ = killed_after(polls, greet(&self.database, &name, &said, now)).await;
                 }
                 1 => agent.silent_rounds = self.chance.below(60),
                 2..=4 => self.poll(&name, &mut agent, polls).await,
@@ -262,10 +269,13 @@ async fn settle(world: &mut World) {
             }
             world.agents.insert(name, agent);
         }
-        world.manual.advance(GRANT + LEASE);
-        let now = world.clock.now();
-        sweep_queue(&world.database, now).await.expect("sweep");
-        world.watch.sweep(&world.database, world.manual.monotonic(), now).await.expect("sweep");
+        let end = world.manual.monotonic() + GRANT + LEASE;
+        while world.manual.monotonic() < end {
+            world.manual.advance(SWEEP * 3);
+            let now = world.clock.now();
+            world.watch.sweep(&world.database, world.manual.monotonic(), now).await.expect("sweep");
+        }
+        sweep_queue(&world.database, &AwayTable::default(), world.clock.now()).await.expect("sweep");
         let open = "SELECT id FROM jobs WHERE phase < 2 LIMIT 1";
         if world.database.read(async |tx| tx.optional(open, &[]).await).await.expect("read").is_none() {
             return;

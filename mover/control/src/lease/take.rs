@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::agents;
 use crate::arguments;
-use crate::database::{Database, Transaction};
-use crate::error::{ControlError, Result};
+use crate::database::{Argument, Database, Transaction, parameters};
+use crate::error::Result;
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::waiting::{park, repository_key, set_key, source_key};
-use crate::job::{Job, JobKind, JobState, store};
+use crate::job::{Job, JobKind, JobState, ranks, store};
 use crate::placement::choice::{Candidate, choose};
 use crate::placement::lane;
 
@@ -21,6 +21,8 @@ use crate::placement::lane;
 const WINDOW: u32 = 8;
 /// How often a lane is read again when its head was parked.
 const ROUNDS: u32 = 16;
+/// Lanes in one statement.
+const LANES: usize = 256;
 /// Jobs leased in one transaction at most.
 pub const BATCH_MAX: u32 = 256;
 
@@ -54,6 +56,22 @@ pub struct Lease {
 /// # Errors
 /// The database fails. A transaction whose answer was lost may have leased: such leases lapse.
 pub async fn take(database: &Database, offers: &[Offer], now: UnixMillis) -> Result<Vec<Lease>> {
+    take_some(database, offers, now).await.map(|taken| taken.leases)
+}
+
+/// What one transaction gave out.
+pub struct Taken {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// It ended at its bounds: the same agents asked again may get more at once.
+    pub is_cut_off: bool,
+}
+
+/// The same, and whether it is worth asking again at once.
+///
+/// # Errors
+/// As for [`take`].
+pub async fn take_some(database: &Database, offers: &[Offer], now: UnixMillis) -> Result<Taken> {
     database.decide(async |tx| Taking::begin(tx, offers).await?.run(tx, now).await).await
 }
 
@@ -67,16 +85,11 @@ struct Taking {
 
 impl Taking {
     async fn begin(tx: &mut Transaction, offers: &[Offer]) -> Result<Taking> {
+        let asked: HashMap<&AgentId, &Offer> = offers.iter().map(|offer| (&offer.agent, offer)).collect();
+        let ids: Vec<&str> = asked.keys().map(|agent| agent.as_str()).collect();
         let mut candidates = Vec::new();
-        for offer in offers {
-            let agent = match agents::store::find(tx, &offer.agent).await {
-                Ok(agent) if !agent.draining && !agent.revoked => agent,
-                Ok(_) | Err(ControlError::NotFound { .. }) => continue,
-                Err(error) => return Err(error),
-            };
-            let sql = "SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND agent = $1";
-            let running = tx.one(sql, arguments![&agent.id]).await?.number("n")?;
-            let running = u32::try_from(running).unwrap_or(u32::MAX);
+        for (agent, running) in agents::store::takers(tx, &ids).await? {
+            let Some(offer) = asked.get(&agent.id) else { continue };
             let slots = agent.slots();
             let free = offer.free.min(slots.saturating_sub(running));
             let lanes = lane::of_agent(&agent.id, &agent.pool, &agent.description.reaches);
@@ -92,21 +105,37 @@ impl Taking {
         Ok(Taking { candidates, active: HashMap::new(), leases: Vec::new() })
     }
 
-    /// Lanes that some agent with a free slot serves.
-    fn open_lanes(&self) -> BTreeSet<String> {
+    /// Lanes that some agent with a free slot serves and where a job is ready: of a thousand that ask, few.
+    async fn open_lanes(&self, tx: &mut Transaction) -> Result<Vec<String>> {
         let open = self.candidates.iter().filter(|candidate| candidate.free > 0);
-        open.flat_map(|candidate| candidate.lanes.iter().cloned()).collect()
+        let lanes: BTreeSet<&str> = open.flat_map(|candidate| candidate.lanes.iter().map(String::as_str)).collect();
+        let mut ready = Vec::new();
+        for some in lanes.into_iter().collect::<Vec<_>>().chunks(LANES) {
+            // A probe of the index for each lane; the offset keeps a planner from joining the whole queue instead.
+            let list = parameters(some.len()).replace('$', "($").replace(',', "),") + ")";
+            let sql = format!(
+                "WITH asked (lane) AS (VALUES {list}) SELECT lane FROM asked WHERE EXISTS (
+                    SELECT 1 FROM jobs WHERE phase = 0 AND waits_on IS NULL AND jobs.lane = asked.lane LIMIT 1 OFFSET 0)"
+            );
+            let values: Vec<Argument> = some.iter().map(|lane| Argument::from(*lane)).collect();
+            for row in tx.all(&sql, &values).await? {
+                ready.push(row.text("lane")?);
+            }
+        }
+        Ok(ready)
     }
 
-    async fn run(mut self, tx: &mut Transaction, now: UnixMillis) -> Result<Vec<Lease>> {
+    async fn run(mut self, tx: &mut Transaction, now: UnixMillis) -> Result<Taken> {
+        let mut is_cut_off = true;
         for _ in 0..ROUNDS {
             let free: u32 = self.candidates.iter().map(|candidate| candidate.free).sum();
             let window = free.min(BATCH_MAX.saturating_sub(self.leases.len() as u32));
             if window == 0 {
+                is_cut_off = false;
                 break;
             }
             let mut heads = Vec::new();
-            for open in self.open_lanes() {
+            for open in self.open_lanes(tx).await? {
                 heads.extend(head(tx, &open, window + WINDOW).await?);
             }
             heads.sort_by(|a, b| b.priority.cmp(&a.priority).then(a.rank.cmp(&b.rank)).then_with(|| a.id.cmp(&b.id)));
@@ -116,10 +145,18 @@ impl Taking {
             }
             // Only where something left the way is there more to see.
             if !has_parked {
+                is_cut_off = false;
                 break;
             }
         }
-        Ok(self.leases)
+        let mut heads: HashMap<(&str, i64), i64> = HashMap::new();
+        for Lease { job, .. } in &self.leases {
+            heads.entry((&job.pool, job.priority)).and_modify(|rank| *rank = job.rank.max(*rank)).or_insert(job.rank);
+        }
+        for ((pool, priority), rank) in heads {
+            ranks::served(tx, pool, priority, rank).await?;
+        }
+        Ok(Taken { leases: self.leases, is_cut_off })
     }
 
     /// Leases a job, parks it, or leaves it: true if it was parked.
@@ -149,13 +186,15 @@ impl Taking {
     /// What keeps a job from running now.
     async fn obstacle(&mut self, tx: &mut Transaction, job: &Job) -> Result<Option<String>> {
         // S-058: a backup waits for a restore of its set that has begun, and never runs beside another backup of it.
+        // One that lapsed and whose agent may still be at work counts too; of two such the older one goes first.
         // A restore waits for nothing, and a backup of another set runs beside it (S-057).
         if job.kind == JobKind::Backup {
             let other = tx
                 .optional(
                     "SELECT id FROM jobs WHERE set_name = $1 AND phase < 2 AND id <> $2
-                     AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)) LIMIT 1",
-                    arguments![&job.set, &job.id],
+                     AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)
+                        OR (kind = 'backup' AND agent IS NOT NULL AND ($3 = 0 OR id < $2))) LIMIT 1",
+                    arguments![&job.set, &job.id, job.agent.is_some()],
                 )
                 .await?;
             if other.is_some() {
@@ -212,7 +251,9 @@ async fn lease(tx: &mut Transaction, job: &Job, agent: AgentId, now: UnixMillis)
     next.granted = false;
     next.started_at = next.started_at.or(Some(now));
     next.message = None;
-    let job = store::move_to(tx, job, next, JobState::Estimating, now).await?;
+    let mut job = store::move_to(tx, job, next, JobState::Estimating, now).await?;
+    // Addresses of messages are this server's business.
+    job.order.notify.clear();
     let fence = job.fence;
     assert!(fence > 0, "the first fence is 1");
     Ok(Lease { job, agent, fence })

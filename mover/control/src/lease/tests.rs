@@ -2,46 +2,75 @@
 
 use std::time::Duration;
 
-use crate::agents::{Description, store as registry};
+use crate::agents::store as registry;
 use crate::database::Database;
-use crate::error::ControlError;
+use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, UnixMillis};
-use crate::job::order::RestartPolicy;
-use crate::job::{JobKind, JobOrder, JobState, NewJob, Outcome, Place, Progress, Workload, events, requests, store};
+use crate::job::{JobKind, JobOrder, JobState, NewJob, Outcome, Place, Progress, events, requests, store};
+use crate::placement::away::AwayTable;
+use crate::protocol::HelloRequest;
 use crate::testing::{NOON, agent, backup, backup_of_host, each_database, submit};
 
-use super::lapse::{Watch, release_lost, sweep_queue};
+use super::lapse::{Watch, greet, sweep_queue};
 use super::report::{Advice, Ending, Held, advance, beat, finish, grant};
 use super::take::{Lease, Offer, take};
-use super::{GRANT, LEASE};
+use super::{GRANT, LEASE, SWEEP};
 
-fn offer(agent: &AgentId, free: u32) -> Offer {
+pub(super) fn offer(agent: &AgentId, free: u32) -> Offer {
     Offer { agent: agent.clone(), free, resident: Vec::new() }
 }
 
-fn held(lease: &Lease) -> Held {
+pub(super) fn held(lease: &Lease) -> Held {
     Held { job: lease.job.id.clone(), fence: lease.fence }
 }
 
-async fn take_one(database: &Database, agent: &AgentId, now: UnixMillis) -> Lease {
+pub(super) async fn take_one(database: &Database, agent: &AgentId, now: UnixMillis) -> Lease {
     let mut leases = take(database, &[offer(agent, 1)], now).await.expect("take");
     assert_eq!(leases.len(), 1);
     leases.remove(0)
 }
 
-fn seconds(count: u64) -> Duration {
+pub(super) fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-fn outcome(point: &str) -> Outcome {
+pub(super) fn outcome(point: &str) -> Outcome {
     Outcome { recovery_point: Some(point.to_owned()), ..Outcome::default() }
 }
 
-/// All leases lapse: two looks of a new watch, as far apart as a lease is long.
-async fn lapse_all(database: &Database, now: UnixMillis) -> u64 {
-    let mut watch = Watch::default();
-    watch.sweep(database, Duration::ZERO, now).await.expect("first look");
-    watch.sweep(database, GRANT, now).await.expect("second look")
+/// All leases lapse: a new watch looks for as long as a lease may be silent.
+pub(super) async fn lapse_all(database: &Database, now: UnixMillis) -> u64 {
+    watch_for(&mut Watch::default(), database, Duration::ZERO, GRANT, now).await
+}
+
+/// Looks as often as a server does, from one moment of its monotonic clock to another: how many lapsed.
+pub(super) async fn watch_for(
+    watch: &mut Watch,
+    database: &Database,
+    from: Duration,
+    to: Duration,
+    now: UnixMillis,
+) -> u64 {
+    let (mut moment, mut lapsed) = (from, 0);
+    loop {
+        lapsed += watch.sweep(database, moment, now).await.expect("a look");
+        if moment >= to {
+            return lapsed;
+        }
+        moment = (moment + SWEEP).min(to);
+    }
+}
+
+pub(super) async fn close_windows(database: &Database, now: UnixMillis) -> Result<u64> {
+    sweep_queue(database, &AwayTable::default(), now).await
+}
+
+/// Another process of an agent says hello: of this boot of its host, and holding these jobs.
+pub(super) async fn begin_anew(database: &Database, agent: &AgentId, boot: &str, held: &[Held], now: UnixMillis) {
+    let mut description = registry::get(database, agent).await.expect("an agent").description;
+    description.instance.push('+');
+    let said = HelloRequest { description, boot: Some(boot.to_owned()), held: held.to_vec() };
+    greet(database, agent, &said, now).await.expect("hello");
 }
 
 #[test]
@@ -151,12 +180,12 @@ fn grant_keeps_the_lease_from_lapsing_and_from_being_cancelled() {
         let lease = take_one(&database, &a, NOON).await;
         grant(&database, &a, &held(&lease), NOON).await.expect("grant");
         let mut watch = Watch::default();
-        for (monotonic, lapsed) in [(seconds(0), 0), (LEASE * 2, 0), (GRANT - seconds(1), 0), (GRANT, 1)] {
-            if lapsed == 0 {
-                let refused = requests::cancel(&database, &lease.job.id, "me", NOON).await;
-                assert!(matches!(refused, Err(ControlError::Conflict(_))), "{refused:?}");
-            }
-            assert_eq!(watch.sweep(&database, monotonic, NOON).await.expect("sweep"), lapsed, "{monotonic:?}");
+        let mut before = Duration::ZERO;
+        for (monotonic, lapsed) in [(LEASE * 2, 0), (GRANT - seconds(1), 0), (GRANT, 1)] {
+            let refused = requests::cancel(&database, &lease.job.id, "me", NOON).await;
+            assert!(matches!(refused, Err(ControlError::Conflict(_))), "{refused:?}");
+            assert_eq!(watch_for(&mut watch, &database, before, monotonic, NOON).await, lapsed, "{monotonic:?}");
+            before = monotonic;
         }
     });
 }
@@ -170,33 +199,20 @@ fn lapse_is_judged_by_what_this_server_saw_and_by_no_wall_clock() {
         let year = UnixMillis(NOON.0 + 365 * 86_400_000);
         let mut watch = Watch::default();
         // The wall clock jumps a year ahead and back between two looks: nothing lapses.
-        assert_eq!(watch.sweep(&database, seconds(0), NOON).await.expect("sweep"), 0);
-        assert_eq!(watch.sweep(&database, LEASE - seconds(1), year).await.expect("sweep"), 0);
+        assert_eq!(watch_for(&mut watch, &database, seconds(0), seconds(30), NOON).await, 0);
+        assert_eq!(watch_for(&mut watch, &database, seconds(30), LEASE - seconds(1), year).await, 0);
         beat(&database, &a, &[(held(&lease), None)], year).await.expect("beat");
-        assert_eq!(watch.sweep(&database, LEASE + seconds(1), NOON).await.expect("sweep"), 0, "it was heard");
+        let heard = watch_for(&mut watch, &database, LEASE - seconds(1), LEASE + seconds(1), NOON).await;
+        assert_eq!(heard, 0, "it was heard");
         // A server that begins gives everybody the whole time, however long it was away.
         let mut fresh = Watch::default();
-        assert_eq!(fresh.sweep(&database, seconds(90_000), year).await.expect("sweep"), 0);
-        assert_eq!(fresh.sweep(&database, seconds(90_000) + LEASE, year).await.expect("sweep"), 1);
+        let begin = seconds(90_000);
+        assert_eq!(watch_for(&mut fresh, &database, begin, begin + LEASE - seconds(1), year).await, 0);
+        assert_eq!(watch_for(&mut fresh, &database, begin + LEASE, begin + LEASE, year).await, 1);
         // The other server saw it go as well, and does nothing twice.
-        assert_eq!(watch.sweep(&database, LEASE * 9, NOON).await.expect("sweep"), 0);
+        assert_eq!(watch_for(&mut watch, &database, LEASE + seconds(1), LEASE * 9, NOON).await, 0);
         let history = events::of_job(&database, &lease.job.id, None, 100).await.expect("events");
         assert_eq!(history.iter().filter(|event| event.kind == "lapsed").count(), 1);
-    });
-}
-
-#[test]
-fn s010_policy_abort_ends_the_job_of_a_host_that_restarted_and_resume_queues_it() {
-    each_database(async |database| {
-        let a = agent(&database, "a", &[], NOON).await;
-        for (restart, state) in [(RestartPolicy::Abort, JobState::Aborted), (RestartPolicy::Resume, JobState::Queued)] {
-            let order = JobOrder { restart, ..JobOrder::default() };
-            let job = submit(&database, NewJob { order, ..backup_of_host(&a, NOON) }, NOON).await;
-            let lease = take_one(&database, &a, NOON).await;
-            assert_eq!(release_lost(&database, &a, &[held(&lease)], NOON).await.expect("still there"), 0);
-            assert_eq!(release_lost(&database, &a, &[], NOON).await.expect("began anew"), 1);
-            assert_eq!(store::get(&database, &job.id).await.expect("get").state, state);
-        }
     });
 }
 
@@ -215,9 +231,9 @@ fn s012_file_server_away_fails_now_on_demand_and_at_the_end_of_its_window_when_s
         let scheduled = NewJob { origin, expires_at: Some(end), ..backup_of_host(&a, later) };
         let scheduled = submit(&database, scheduled, later).await;
         assert_eq!(scheduled.state, JobState::Queued);
-        sweep_queue(&database, UnixMillis(end.0 - 1)).await.expect("sweep");
+        close_windows(&database, UnixMillis(end.0 - 1)).await.expect("sweep");
         assert_eq!(store::get(&database, &scheduled.id).await.expect("get").state, JobState::Queued);
-        sweep_queue(&database, end).await.expect("sweep");
+        close_windows(&database, end).await.expect("sweep");
         let ended = store::get(&database, &scheduled.id).await.expect("get");
         assert_eq!(ended.state, JobState::Failed);
         assert!(ended.message.expect("why").contains("no agent"), "told why");
@@ -225,24 +241,8 @@ fn s012_file_server_away_fails_now_on_demand_and_at_the_end_of_its_window_when_s
         registry::write_seen(&database, &[(a.clone(), end)]).await.expect("seen");
         let busy = NewJob { expires_at: Some(end.plus(seconds(10))), ..backup_of_host(&a, end) };
         let busy = submit(&database, busy, end).await;
-        sweep_queue(&database, end.plus(seconds(10))).await.expect("sweep");
+        close_windows(&database, end.plus(seconds(10))).await.expect("sweep");
         assert_eq!(store::get(&database, &busy.id).await.expect("get").state, JobState::Expired);
-    });
-}
-
-#[test]
-fn s065_s172_database_and_hyperv_wait_for_their_agent_and_run_when_it_is_up() {
-    each_database(async |database| {
-        let a = agent(&database, "a", &[], NOON).await;
-        let later = NOON.plus(seconds(3600));
-        for (workload, kind) in [(Workload::SqlServer, JobKind::Backup), (Workload::HyperV, JobKind::Restore)] {
-            let new = NewJob { workload, kind, ..backup_of_host(&a, later) };
-            assert_eq!(submit(&database, new, later).await.state, JobState::Queued);
-        }
-        let description =
-            Description { instance: "second".to_owned(), ..registry::get(&database, &a).await.expect("a").description };
-        registry::hello(&database, &a, &description, later).await.expect("hello");
-        assert_eq!(take(&database, &[offer(&a, 4)], later).await.expect("take").len(), 2);
     });
 }
 
@@ -348,10 +348,10 @@ fn retry_comes_after_its_pause_and_attempts_end() {
         assert_eq!(back.job.state, JobState::Queued);
         assert!(finish(&database, &a, &held(&first), &failed, Outcome::default(), NOON).await.expect("again").repeated);
         let early = NOON.plus(seconds(59));
-        sweep_queue(&database, early).await.expect("sweep");
+        close_windows(&database, early).await.expect("sweep");
         assert!(take(&database, &[offer(&a, 1)], early).await.expect("take").is_empty());
         let late = NOON.plus(seconds(60));
-        sweep_queue(&database, late).await.expect("sweep");
+        close_windows(&database, late).await.expect("sweep");
         let second = take_one(&database, &a, late).await;
         assert_eq!((second.fence, second.job.attempt), (2, 2));
         let end = finish(&database, &a, &held(&second), &failed, Outcome::default(), late).await.expect("finish");
@@ -376,6 +376,34 @@ fn host_files_wait_for_their_host_and_sources_for_who_reaches_them() {
         assert_eq!(taken, [&own.id, &share.id]);
         assert_eq!(lapse_all(&database, NOON).await, 2);
         assert!(take(&database, &[offer(&b, 4)], NOON).await.expect("take").is_empty(), "its own host or nobody");
+    });
+}
+
+/// Its preferred agent died and another one did the job; the retry was then anybody's, at the weight of everybody.
+#[test]
+fn retry_is_of_the_same_preferred_agent_and_weight_also_after_others_did_it() {
+    each_database(async |database| {
+        let a = agent(&database, "a", &["filer"], NOON).await;
+        let b = agent(&database, "b", &["filer"], NOON).await;
+        let place =
+            Place::Pool { pool: "main".to_owned(), reach: Some("filer".to_owned()), preferred: Some(a.clone()) };
+        let new = NewJob { place, weight: 7, share: Some("team".to_owned()), ..backup("share", NOON) };
+        let same = |again: &NewJob| {
+            assert_eq!((&again.place, again.weight, &again.share), (&new.place, new.weight, &new.share));
+        };
+        submit(&database, new.clone(), NOON).await;
+        let first = take_one(&database, &a, NOON).await;
+        assert_eq!(lapse_all(&database, NOON).await, 1);
+        let second = take_one(&database, &b, NOON).await;
+        assert_eq!(second.job.id, first.job.id, "the others have it");
+        let done = finish(&database, &b, &held(&second), &Ending::Completed, outcome("p"), NOON).await.expect("finish");
+        let again = requests::again(&done.job, "again".to_owned().into(), "me").expect("it has ended");
+        same(&again);
+        let retried = submit(&database, again, NOON).await;
+        assert!(take(&database, &[offer(&b, 1)], NOON).await.expect("take").is_empty(), "that of its own agent");
+        // In the queue of its own agent, and ended there.
+        let cancelled = requests::cancel(&database, &retried.id, "me", NOON).await.expect("cancel");
+        same(&requests::again(&cancelled, "third".to_owned().into(), "me").expect("it has ended"));
     });
 }
 
@@ -428,19 +456,30 @@ fn lease_reads_by_indexes_and_never_scans_the_queue() {
                 "SELECT * FROM jobs WHERE phase = 0 AND waits_on IS NULL AND lane = $1 ORDER BY priority DESC, rank, id LIMIT 9",
                 "jobs_ready",
             ),
-            ("SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND agent = $1", "jobs_active"),
+            (
+                "SELECT a.id, (SELECT COUNT(*) FROM jobs WHERE phase = 1 AND agent = a.id) AS running FROM agents a WHERE a.id IN ($1)",
+                "jobs_active",
+            ),
+            (
+                "WITH asked (lane) AS (VALUES ($1)) SELECT lane FROM asked WHERE EXISTS (
+                    SELECT 1 FROM jobs WHERE phase = 0 AND waits_on IS NULL AND jobs.lane = asked.lane LIMIT 1 OFFSET 0)",
+                "jobs_ready (lane=?)",
+            ),
+            ("SELECT id FROM jobs WHERE phase = 2 AND recovery_point IS NULL AND ended_at < 5 LIMIT 1", "jobs_over"),
             ("SELECT COUNT(*) AS n FROM jobs WHERE phase = 1 AND source = $1", "jobs_active_source"),
             (
-                "SELECT rank FROM jobs WHERE phase = 0 AND pool = $1 AND priority = 0 ORDER BY rank LIMIT 1",
+                "SELECT rank FROM jobs WHERE phase = 0 AND pool = $1 AND priority = 0 LIMIT 1",
                 "jobs_ranked",
             ),
+            ("SELECT lane FROM jobs WHERE repository = $1 ORDER BY id DESC LIMIT 200", "jobs_repository"),
             (
                 "SELECT id FROM jobs WHERE phase = 0 AND waits_on = $1 ORDER BY priority DESC, rank, id LIMIT 4",
                 "jobs_waiting",
             ),
             (
                 "SELECT id FROM jobs WHERE set_name = $1 AND phase < 2 AND id <> 'x'
-                 AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)) LIMIT 1",
+                 AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)
+                    OR (kind = 'backup' AND agent IS NOT NULL AND (0 = 0 OR id < 'x'))) LIMIT 1",
                 "jobs_open_set",
             ),
             ("SELECT COALESCE(MAX(id), '') AS id FROM events WHERE $1 = $1", "sqlite_autoindex_events_1"),

@@ -18,7 +18,7 @@ use crate::job::{Origin, Workload};
 const SKIPS: u32 = 3;
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AwayAction {
     /// It fails now, unless who asks says that it may wait.
@@ -35,7 +35,7 @@ pub enum AwayAction {
 }
 
 /// What to do for one workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AwayRow {
     /// For jobs that a person or a script asked for.
@@ -45,7 +45,7 @@ pub struct AwayRow {
 }
 
 /// The table. Workloads that it does not name are queued.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
 pub struct AwayTable(pub BTreeMap<Workload, AwayRow>);
 

@@ -9,6 +9,7 @@
 //! | `pool:POOL/REACH` | agents of the pool that said that they reach REACH (a filer, a database, a disk array) |
 
 use crate::ids::AgentId;
+use crate::job::Place;
 
 /// The lane of one host.
 pub fn host(agent: &AgentId) -> String {
@@ -30,4 +31,28 @@ pub fn of_agent(agent: &AgentId, pool_name: &str, reaches: &[String]) -> Vec<Str
     lanes.sort_unstable();
     lanes.dedup();
     lanes
+}
+
+/// Who can do what stands in this lane: the contrary of [`host`] and [`pool`].
+pub fn place(lane: &str, pool_name: &str, preferred: Option<AgentId>) -> Place {
+    if let Some(agent) = lane.strip_prefix("host:") {
+        return Place::Host { agent: AgentId::from(agent) };
+    }
+    let reach = lane.strip_prefix("pool:").and_then(|rest| rest.strip_prefix(pool_name)?.strip_prefix('/'));
+    Place::Pool { pool: pool_name.to_owned(), reach: reach.map(str::to_owned), preferred }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lane_tells_its_place() {
+        let agent = AgentId::from("a");
+        assert_eq!(place(&host(&agent), "main", None), Place::Host { agent: agent.clone() });
+        for reach in [None, Some("nas/one".to_owned())] {
+            let told = place(&pool("main", reach.as_deref()), "main", Some(agent.clone()));
+            assert_eq!(told, Place::Pool { pool: "main".to_owned(), reach, preferred: Some(agent.clone()) });
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::placement::away::AwayTable;
 use crate::service::notification::NotifyRule;
 
 /// What is protected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct What {
     /// What kind of thing.
@@ -37,7 +37,7 @@ pub struct What {
 }
 
 /// Days of the week.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Day {
@@ -51,7 +51,7 @@ pub enum Day {
 }
 
 /// Points in time that come again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// On these days of the week; none named is all.
@@ -69,7 +69,7 @@ pub struct Schedule {
 }
 
 /// A span of the week.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Span {
     /// On these days, that of its begin; none named is all.
@@ -82,7 +82,7 @@ pub struct Span {
 }
 
 /// What becomes of a run that was missed while no control plane was there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
     /// One run for all that were missed.
@@ -93,7 +93,7 @@ pub enum CatchUp {
 }
 
 /// When it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct When {
     /// IANA time zone of all times here.
@@ -116,7 +116,7 @@ pub struct When {
 }
 
 /// How it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct How {
     /// Bandwidth calendar, as the command line has it.
@@ -162,7 +162,7 @@ impl Default for How {
 }
 
 /// What is kept: the newest recovery point of each of so many periods, as `mover forget` has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
     /// The newest, whatever their time.
@@ -182,7 +182,7 @@ pub struct Retention {
 }
 
 /// A policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Its name, unique.
@@ -209,6 +209,14 @@ impl Policy {
     /// The set of its recovery points.
     pub fn set(&self) -> &str {
         self.what.set.as_deref().unwrap_or(&self.name)
+    }
+
+    /// For eyes below admin: no argument of a command, no address of a message.
+    pub fn redacted(mut self) -> Policy {
+        self.how.before = self.how.before.into_iter().map(Command::redacted).collect();
+        self.how.after = self.how.after.into_iter().map(Command::redacted).collect();
+        self.notify = self.notify.into_iter().map(NotifyRule::redacted).collect();
+        self
     }
 }
 

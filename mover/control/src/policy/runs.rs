@@ -68,6 +68,18 @@ impl Policy {
         end(&week, &moment.timestamp().to_zoned(zone))
     }
 
+    /// Until when a job that was let in at `created` may begin if no blackout interrupted its window at `moment`; `None`
+    /// where no window is open then. Without windows a job may wait for [`WINDOW`].
+    pub fn window_end_without_blackouts(&self, moment: UnixMillis, created: UnixMillis) -> Option<UnixMillis> {
+        if self.when.windows.is_empty() {
+            return Some(created.plus(WINDOW));
+        }
+        let zone = TimeZone::get(&self.when.zone).ok()?;
+        let week = Week::of(&When { blackouts: Vec::new(), ..self.when.clone() }).ok()?;
+        let moment = moment.timestamp().to_zoned(zone);
+        week.is_open(&moment).then(|| end(&week, &moment))
+    }
+
     /// The first moment from `moment` on at which a run may begin.
     pub fn next_open(&self, moment: UnixMillis) -> UnixMillis {
         let (Ok(zone), Ok(week)) = (TimeZone::get(&self.when.zone), Week::of(&self.when)) else { return moment };

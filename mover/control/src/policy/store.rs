@@ -10,7 +10,7 @@ use crate::ids::{JobId, PolicyId, UnixMillis};
 use super::Policy;
 
 /// A policy as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StoredPolicy {
     /// Its id.
     pub id: PolicyId,

@@ -7,7 +7,7 @@ use mover_repository::bandwidth::Calendar;
 
 use crate::error::{ControlError, Result};
 use crate::ids::{PolicyId, UnixMillis};
-use crate::job::order::Command;
+use crate::job::order::{Command, JobOrder};
 use crate::service::notification::NotifyRule;
 
 use super::week::{Week, minutes};
@@ -65,10 +65,7 @@ impl Policy {
             let keeps_nothing = Retention { prune: false, ..*keep } == Retention::default();
             findings.refuse_if(keeps_nothing, "keep: no rule keeps anything; leave it out to keep everything");
         }
-        findings.refuse_if(self.notify.len() > LIST_MAX, format!("notify: at most {LIST_MAX}"));
-        for reason in self.notify.iter().filter_map(NotifyRule::problem) {
-            findings.0.push(format!("notify: {reason}"));
-        }
+        validate_notify(&self.notify, &mut findings);
         if findings.0.is_empty() && !self.when.schedules.is_empty() {
             // Any time will do: the search covers more than a whole cycle of leap days.
             let is_empty = self.next_runs(&PolicyId::from(""), UnixMillis(0)).next().is_none();
@@ -139,14 +136,46 @@ fn validate_how(how: &How, findings: &mut Findings) {
     findings.refuse_if(how.weight == 0 || how.weight > 1000, "how.weight: 1 to 1000");
     findings.refuse_if(how.source_limit == Some(0), "how.source_limit: 0 would let it never run");
     findings.refuse_if(how.repository_limit == Some(0), "how.repository_limit: 0 would let it never run");
-    if let Some(Err(error)) = how.bandwidth.as_deref().map(str::parse::<Calendar>) {
-        findings.0.push(format!("how.bandwidth: {error}"));
+    validate_shared("how.", how.bandwidth.as_deref(), how.before.iter().chain(&how.after), findings);
+}
+
+/// What policies and orders have in common; `place` says where it stands.
+fn validate_shared<'c>(
+    place: &str,
+    bandwidth: Option<&str>,
+    commands: impl Iterator<Item = &'c Command>,
+    findings: &mut Findings,
+) {
+    if let Some(Err(error)) = bandwidth.map(str::parse::<Calendar>) {
+        findings.0.push(format!("{place}bandwidth: {error}"));
     }
-    for command in how.before.iter().chain(&how.after) {
-        if let Some(reason) = problem_of_command(command) {
-            findings.0.push(format!("how.before and how.after: {reason}"));
-        }
+    for reason in commands.filter_map(problem_of_command) {
+        findings.0.push(format!("{place}before and {place}after: {reason}"));
     }
+}
+
+fn validate_notify(rules: &[NotifyRule], findings: &mut Findings) {
+    findings.refuse_if(rules.len() > LIST_MAX, format!("notify: at most {LIST_MAX}"));
+    for reason in rules.iter().filter_map(NotifyRule::problem) {
+        findings.0.push(format!("notify: {reason}"));
+    }
+}
+
+/// Refuses an order that can never work, by the rules of policies.
+///
+/// # Errors
+/// All reasons in one text.
+pub fn order(order: &JobOrder) -> Result<()> {
+    let mut findings = Findings::default();
+    let commands = order.before.len() + order.after.len();
+    findings.refuse_if(commands > LIST_MAX, format!("before and after: at most {LIST_MAX}"));
+    validate_shared("", order.bandwidth.as_deref(), order.before.iter().chain(&order.after), &mut findings);
+    validate_notify(&order.notify, &mut findings);
+    findings.refuse_if(order.verify_percent > 100, "verify_percent: at most 100");
+    if findings.0.is_empty() {
+        return Ok(());
+    }
+    Err(ControlError::Invalid(format!("the order: {}", findings.0.join("; "))))
 }
 
 fn problem_of_command(command: &Command) -> Option<String> {

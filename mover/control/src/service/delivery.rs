@@ -2,12 +2,14 @@
 //!
 //! A delivery has [`PATIENCE`], follows no redirect, and never tells anything of the answer but whether it was one.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lettre::message::Mailbox;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::error::{ControlError, Result};
 
@@ -40,12 +42,12 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Real webhooks, and mail through `mail` if given.
+    /// Real webhooks, and mail through `mail` if given. Only where `to_loopback` says so do webhooks reach this machine.
     ///
     /// # Errors
     /// TLS cannot be set up on this machine.
-    pub fn new(mail: Option<Arc<dyn MailDelivery>>) -> Result<Deliveries> {
-        Ok(Deliveries { webhook: Arc::new(HttpWebhook::new()?), mail })
+    pub fn new(mail: Option<Arc<dyn MailDelivery>>, to_loopback: bool) -> Result<Deliveries> {
+        Ok(Deliveries { webhook: Arc::new(HttpWebhook::new(to_loopback)?), mail })
     }
 
     /// Delivers one message.
@@ -75,17 +77,64 @@ impl Deliveries {
 }
 
 /// Webhooks over HTTP.
-pub struct HttpWebhook(reqwest::Client);
+///
+/// Who writes a policy names the address, and this machine reaches more than its author: the addresses of its own
+/// services, and of the metadata of its cloud. Link-local addresses are never reached, loopback only where a setting says
+/// so; judged after the name was resolved, so no name leads around it.
+pub struct HttpWebhook {
+    client: reqwest::Client,
+    to_loopback: bool,
+}
+
+/// Resolves names, but to addresses that a webhook may reach.
+struct Guarded {
+    to_loopback: bool,
+}
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let to_loopback = self.to_loopback;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let allowed: Vec<SocketAddr> = found.filter(|place| may_reach(place.ip(), to_loopback)).collect();
+            if allowed.is_empty() {
+                return Err(FORBIDDEN.into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+const FORBIDDEN: &str = "webhooks do not reach link-local addresses, and this machine only with --hooks-to-loopback";
+
+/// Whether a webhook may go there.
+fn may_reach(address: IpAddr, to_loopback: bool) -> bool {
+    match address.to_canonical() {
+        // Unspecified is this machine too.
+        address if address.is_loopback() || address.is_unspecified() => to_loopback,
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    }
+}
 
 impl HttpWebhook {
     /// With the certificates of this machine.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new() -> Result<HttpWebhook> {
-        let client = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
-        let reason = |error: reqwest::Error| failed("webhooks", &error);
-        Ok(HttpWebhook(client.map_err(reason)?))
+    pub fn new(to_loopback: bool) -> Result<HttpWebhook> {
+        HttpWebhook::with_patience(PATIENCE, to_loopback)
+    }
+
+    /// The same with another time than [`PATIENCE`], for tests.
+    pub(super) fn with_patience(patience: Duration, to_loopback: bool) -> Result<HttpWebhook> {
+        let client = reqwest::Client::builder()
+            .timeout(patience)
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(Arc::new(Guarded { to_loopback }))
+            .build();
+        let client = client.map_err(|error| failed("webhooks", &error))?;
+        Ok(HttpWebhook { client, to_loopback })
     }
 }
 
@@ -102,7 +151,14 @@ fn failed(target: &str, error: &dyn std::error::Error) -> ControlError {
 impl WebhookDelivery for HttpWebhook {
     async fn post(&self, url: &str, body: String) -> Result<()> {
         let host = url.split('/').nth(2).unwrap_or("webhook").rsplit('@').next().unwrap_or("webhook").to_owned();
-        let request = self.0.post(url).header("content-type", "application/json").body(body);
+        // An address that is written as a number is resolved by nobody.
+        let literal = reqwest::Url::parse(url)
+            .ok()
+            .and_then(|url| url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().ok()));
+        if literal.is_some_and(|address| !may_reach(address, self.to_loopback)) {
+            return Err(ControlError::Delivery { target: host, reason: FORBIDDEN.to_owned() });
+        }
+        let request = self.client.post(url).header("content-type", "application/json").body(body);
         let answer = request.send().await.map_err(|error| failed(&host, &error.without_url()))?;
         if answer.status().is_success() {
             return Ok(());

@@ -5,6 +5,7 @@
 //!               Retention ──▶          │  sweeps: lapsed leases, ended windows, waiting jobs
 //!  heartbeats ─▶ Registry              ▼
 //!                            outbox ──▶ Notifier ──▶ webhooks, mail
+//!                            what is over for long ──▶ Housekeeper
 //! ```
 //!
 //! Each actor owns one concern and a timer, and keeps nothing that matters: all of it is in the database, so a server
@@ -12,6 +13,7 @@
 //! says so and goes on with its next tick ([`ticker`]); nothing here ends the process.
 
 pub mod delivery;
+pub mod housekeeping;
 pub mod notification;
 pub mod notifier;
 pub mod queue;
@@ -21,13 +23,16 @@ pub mod scheduler;
 mod ticker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, Addr};
 
 use crate::clock::{Clock, SettledClock};
 use crate::database::Database;
+use crate::lease::LEASE;
 use crate::placement::away::AwayTable;
 
+pub use housekeeping::Housekeeper;
 pub use notifier::Notifier;
 pub use queue::Queue;
 pub use registry::Registry;
@@ -43,12 +48,17 @@ pub struct Context {
     pub clock: Arc<SettledClock>,
     /// What becomes of jobs whose agent is away.
     pub away: Arc<AwayTable>,
+    /// How long what is over is kept.
+    pub kept: housekeeping::Kept,
+    /// How long an agent may be silent before its jobs go elsewhere.
+    pub lease: Duration,
 }
 
 impl Context {
-    /// With the default table *Agent away*.
+    /// With the default table *Agent away*, and keeping what is over for the default time.
     pub fn new(database: Database, clock: Arc<dyn Clock>) -> Context {
-        Context { database, clock: SettledClock::new(clock), away: Arc::new(AwayTable::default()) }
+        let (away, kept) = (Arc::new(AwayTable::default()), housekeeping::Kept::default());
+        Context { database, clock: SettledClock::new(clock), away, kept, lease: LEASE }
     }
 }
 
@@ -67,6 +77,8 @@ pub struct Service {
     pub retention: Addr<RetentionPlanner>,
     /// Delivers messages.
     pub notifier: Addr<Notifier>,
+    /// Removes what is over for long.
+    pub housekeeper: Addr<Housekeeper>,
 }
 
 impl Service {
@@ -78,11 +90,20 @@ impl Service {
             registry: Registry::new(context.clone()).start(),
             retention: RetentionPlanner::new(context.clone(), queue.clone()).start(),
             notifier: Notifier::new(context.clone(), delivery).start(),
+            housekeeper: Housekeeper::new(context.clone()).start(),
             queue,
             context,
         }
     }
 }
 
+#[cfg(test)]
+mod deliveries;
+#[cfg(test)]
+mod mended;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::ids::{JobId, PolicyId, RecordId, UnixMillis};
 use crate::job::{Job, JobState};
 
 /// Where a message goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Channel {
     /// A POST of JSON.
@@ -37,7 +37,7 @@ pub enum Channel {
 }
 
 /// Whom to tell of which states.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NotifyRule {
     /// Of these.
@@ -47,7 +47,7 @@ pub struct NotifyRule {
 }
 
 /// What a message is about: the fields of the templates.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Notice {
     /// The job.
     pub job: JobId,
@@ -73,7 +73,39 @@ pub struct Notice {
     pub at: UnixMillis,
 }
 
+impl Channel {
+    /// Who gets it in the end: what is slow or dead holds up nothing but its own messages.
+    pub(crate) fn target(&self) -> String {
+        match self {
+            // Scheme, host and port; the path may be a secret.
+            Channel::Webhook { url, .. } => url.split('/').take(3).collect::<Vec<_>>().join("/"),
+            Channel::Mail { .. } => "mail".to_owned(),
+        }
+    }
+
+    /// Without what may be a secret: the path of an address, and what is written in a template.
+    pub(crate) fn redacted(self) -> Channel {
+        match &self {
+            Channel::Webhook { url, body } => {
+                let scheme = url.split("://").next().unwrap_or_default();
+                let host = url.split('/').nth(2).and_then(|place| place.rsplit('@').next()).unwrap_or_default();
+                let body = body.as_ref().map(|_| REDACTED.to_owned());
+                Channel::Webhook { url: format!("{scheme}://{host}/{REDACTED}"), body }
+            }
+            Channel::Mail { .. } => self,
+        }
+    }
+}
+
+/// Stands for what is shown to admins only.
+pub(crate) const REDACTED: &str = "…";
+
 impl NotifyRule {
+    /// For eyes below admin.
+    pub(crate) fn redacted(self) -> NotifyRule {
+        NotifyRule { to: self.to.redacted(), ..self }
+    }
+
     /// Why this rule can never work.
     pub fn problem(&self) -> Option<String> {
         if self.states.is_empty() {
@@ -149,9 +181,16 @@ impl Notice {
 pub(crate) async fn enqueue(tx: &mut Transaction, job: &Job, now: UnixMillis) -> Result<()> {
     for rule in job.order.notify.iter().filter(|rule| rule.states.contains(&job.state)) {
         tx.execute(
-            "INSERT INTO outbox (id, created_at, job, channel, payload, attempt, next_at, ended)
-             VALUES ($1, $2, $3, $4, $5, 0, $2, 0)",
-            arguments![&RecordId::new(now), now, &job.id, json(&rule.to), json(&Notice::of(job, now))],
+            "INSERT INTO outbox (id, created_at, job, channel, payload, attempt, next_at, ended, target)
+             VALUES ($1, $2, $3, $4, $5, 0, $2, 0, $6)",
+            arguments![
+                &RecordId::new(now),
+                now,
+                &job.id,
+                json(&rule.to),
+                json(&Notice::of(job, now)),
+                rule.to.target()
+            ],
         )
         .await?;
     }

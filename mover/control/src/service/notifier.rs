@@ -20,7 +20,9 @@ use super::{Context, ticker};
 /// How often the outbox is looked at.
 const TICK: Duration = Duration::from_secs(2);
 /// Messages in delivery at once.
-const BATCH: u32 = 16;
+const BATCH: u32 = 64;
+/// Of these to one target: one that is dead takes so many places, whatever waits for it.
+const BATCH_OF_TARGET: u32 = 4;
 /// Attempts, over some two days.
 pub const ATTEMPTS_MAX: u32 = 20;
 /// Pause after the first failure; doubled after each further one, up to [`PAUSE_MAX`].
@@ -90,8 +92,12 @@ pub async fn deliver_due(context: &Context, deliveries: &Deliveries) -> Result<u
 }
 
 async fn claim(database: &Database, now: UnixMillis) -> Result<Vec<Claimed>> {
-    let due = "SELECT * FROM outbox WHERE ended = 0 AND next_at <= $1 ORDER BY next_at LIMIT $2";
-    let rows = database.read(async |tx| tx.all(due, arguments![now, BATCH]).await).await?;
+    // The first message of each target, then the second of each, and so on.
+    let due = "SELECT * FROM (
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY target ORDER BY next_at, id) AS place
+            FROM outbox WHERE ended = 0 AND next_at <= $1
+        ) AS due WHERE place <= $2 ORDER BY place, next_at, id LIMIT $3";
+    let rows = database.read(async |tx| tx.all(due, arguments![now, BATCH_OF_TARGET, BATCH]).await).await?;
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -123,6 +129,8 @@ fn pause(attempts: u32) -> Duration {
 
 async fn settle(database: &Database, message: &Claimed, result: Result<()>, now: UnixMillis) -> Result<()> {
     let error = result.err().map(|error| error.to_string());
+    let outcome = if error.is_none() { "accepted" } else { "failed" };
+    metrics::counter!("mover_notifications_total", "outcome" => outcome).increment(1);
     let is_over = error.is_none() || message.attempt >= ATTEMPTS_MAX;
     if let Some(error) = &error {
         tracing::warn!(job = %message.notice.job, attempt = message.attempt, error, "a message was not delivered");

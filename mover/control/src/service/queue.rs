@@ -3,7 +3,8 @@
 //! A poll that finds nothing waits here, costs nothing, and is answered when a job arrives, or empty after the time
 //! that it named. What another server let in is noticed by the newest event, one look at a primary key every
 //! [`TICK`]. Waiting polls are bounded by [`WAITERS_MAX`]; beyond, a poll is answered empty at once and the agent comes
-//! again. A lease whose poll is gone by then is given back at once.
+//! again. A poll whose asker has gone is asked no more, for its agent may have begun anew; a lease that was on its way to
+//! it is given back at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,16 +17,16 @@ use crate::database::Database;
 use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, UnixMillis};
 use crate::job::Outcome;
+use crate::lease::SWEEP;
+use crate::lease::handover::hand_over;
 use crate::lease::lapse::{Watch, sweep_queue};
 use crate::lease::report::{Ending, Held, finish};
-use crate::lease::take::{BATCH_MAX, Lease, Offer, take};
+use crate::lease::take::{BATCH_MAX, Lease, Offer, Taken, take_some};
 
 use super::{Context, ticker};
 
 /// How often it is looked for changes of another server, while somebody waits.
 const TICK: Duration = Duration::from_secs(1);
-/// How often silent leases and ended windows are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
 /// Polls that wait at once.
 pub const WAITERS_MAX: usize = 20_000;
 /// Longest wait of one poll.
@@ -39,12 +40,27 @@ pub struct Poll {
     pub offer: Offer,
     /// How long it waits; at most [`WAIT_MAX`].
     pub wait: Duration,
+    /// Resolves when nobody waits for the answer any more: its sender is dropped.
+    pub gone: oneshot::Receiver<()>,
+}
+
+impl Poll {
+    /// A poll, and what must be kept until its answer has come.
+    pub fn new(offer: Offer, wait: Duration) -> (Poll, oneshot::Sender<()>) {
+        let (asker, gone) = oneshot::channel();
+        (Poll { offer, wait, gone }, asker)
+    }
 }
 
 /// There may be work: a job was let in, ended, or an agent changed.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Wake;
+
+/// These agents were silent for so long that their jobs go elsewhere: not to their own polls, which nobody may read.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Silent(Vec<AgentId>);
 
 struct Waiter {
     offer: Offer,
@@ -68,9 +84,10 @@ pub struct Queue {
 impl Queue {
     /// With nobody waiting.
     pub fn new(context: Context) -> Queue {
+        let watch = Arc::new(Mutex::new(Watch::new(context.lease)));
         Queue {
             context,
-            watch: Arc::default(),
+            watch,
             waiters: HashMap::new(),
             turns: 0,
             unasked: 0,
@@ -80,7 +97,6 @@ impl Queue {
     }
 
     fn wake(&mut self, actor: &mut actix::Context<Queue>) {
-        self.waiters.retain(|_, waiter| !waiter.answer.is_closed());
         self.unasked = self.waiters.len();
         self.take(actor);
     }
@@ -90,6 +106,7 @@ impl Queue {
         if self.is_taking || self.unasked == 0 || self.waiters.is_empty() {
             return;
         }
+        self.waiters.retain(|_, waiter| !waiter.answer.is_closed());
         self.is_taking = true;
         let mut order: Vec<(u64, AgentId)> =
             self.waiters.iter().map(|(agent, waiter)| (waiter.turn, agent.clone())).collect();
@@ -100,18 +117,23 @@ impl Queue {
         let context = self.context.clone();
         let work = async move {
             let offers: Vec<Offer> = batch.iter().map(|waiter| waiter.offer.clone()).collect();
-            let result = take(&context.database, &offers, context.clock.now()).await;
+            let result = take_some(&context.database, &offers, context.clock.now()).await;
             (batch, result)
         };
-        actor.spawn(work.into_actor(self).map(|(batch, result), queue, actor| {
+        actor.spawn(ticker::timed("queue", work).into_actor(self).map(|(batch, result), queue, actor| {
             queue.is_taking = false;
+            let is_cut_off = result.as_ref().is_ok_and(|taken| taken.is_cut_off);
             queue.answer(batch, result, actor);
+            if is_cut_off {
+                // What was in the way is parked: behind it there may be work for those that got none.
+                queue.unasked = queue.waiters.len();
+            }
             queue.take(actor);
         }));
     }
 
     /// Answers those that got work; the others wait on, behind those that were not asked yet.
-    fn answer(&mut self, batch: Vec<Waiter>, result: Result<Vec<Lease>>, actor: &mut actix::Context<Queue>) {
+    fn answer(&mut self, batch: Vec<Waiter>, result: Result<Taken>, actor: &mut actix::Context<Queue>) {
         let mut leases: HashMap<AgentId, Vec<Lease>> = HashMap::new();
         if let Err(error) = &result {
             tracing::warn!(
@@ -119,7 +141,7 @@ impl Queue {
                 "no work could be given out; those that ask wait on"
             );
         }
-        for lease in result.unwrap_or_default() {
+        for lease in result.map(|taken| taken.leases).unwrap_or_default() {
             leases.entry(lease.agent.clone()).or_default().push(lease);
         }
         for mut waiter in batch {
@@ -128,7 +150,7 @@ impl Queue {
                 Some(got) => {
                     if let Err(Ok(lost)) = waiter.answer.send(Ok(got)) {
                         let (database, now) = (self.context.database.clone(), self.context.clock.now());
-                        actor.spawn(give_back(database, lost, now).into_actor(self));
+                        actor.spawn(async move { give_back(&database, lost, now).await }.into_actor(self));
                     }
                 }
                 None => {
@@ -162,9 +184,12 @@ impl Queue {
         let (context, watch) = (self.context.clone(), Arc::clone(&self.watch));
         async move {
             let now = context.clock.now();
-            let changed = sweep_queue(&context.database, now).await?;
-            let lapsed = watch.lock().await.sweep(&context.database, context.clock.monotonic(), now).await?;
-            if changed + lapsed > 0 {
+            let changed = sweep_queue(&context.database, &context.away, now).await?;
+            let mut watch = watch.lock().await;
+            let lapsed = watch.sweep(&context.database, context.clock.monotonic(), now).await?;
+            own.do_send(Silent(watch.take_silent()));
+            let handed = hand_over(&context.database, &context.away, now).await?;
+            if changed + lapsed + handed > 0 {
                 own.do_send(Wake);
             }
             Ok(())
@@ -173,10 +198,10 @@ impl Queue {
 }
 
 /// Nobody is there to take these any more.
-async fn give_back(database: Database, leases: Vec<Lease>, now: UnixMillis) {
+pub async fn give_back(database: &Database, leases: Vec<Lease>, now: UnixMillis) {
     for lease in leases {
         let held = Held { job: lease.job.id, fence: lease.fence };
-        let ending = finish(&database, &lease.agent, &held, &Ending::GivenBack, Outcome::default(), now).await;
+        let ending = finish(database, &lease.agent, &held, &Ending::GivenBack, Outcome::default(), now).await;
         if let Err(error) = ending {
             tracing::warn!(job = %held.job, error = &error as &dyn std::error::Error, "a lease without its poll will lapse");
         }
@@ -201,6 +226,17 @@ impl Handler<Wake> for Queue {
     }
 }
 
+impl Handler<Silent> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, silent: Silent, _: &mut Self::Context) {
+        for waiter in silent.0.iter().filter_map(|agent| self.waiters.remove(agent)) {
+            // Who lives asks again.
+            let _ = waiter.answer.send(Ok(Vec::new()));
+        }
+    }
+}
+
 impl Handler<Poll> for Queue {
     type Result = ResponseFuture<Result<Vec<Lease>>>;
 
@@ -217,14 +253,20 @@ impl Handler<Poll> for Queue {
         self.take(actor);
         Box::pin(async move {
             let replaced = || ControlError::Conflict("another poll of the same agent came after this one".to_owned());
-            match tokio::time::timeout(poll.wait.min(WAIT_MAX), &mut answered).await {
-                Ok(answer) => answer.map_err(|_| replaced())?,
-                Err(_) => {
-                    // What arrived in this very moment is taken; what comes later is given back.
-                    answered.close();
-                    answered.try_recv().unwrap_or(Ok(Vec::new()))
+            let over = async {
+                tokio::select! {
+                    () = tokio::time::sleep(poll.wait.min(WAIT_MAX)) => {}
+                    _ = poll.gone => {}
                 }
+            };
+            tokio::select! {
+                biased;
+                answer = &mut answered => return answer.map_err(|_| replaced())?,
+                () = over => {}
             }
+            // What arrived in this very moment is taken; what comes later is given back.
+            answered.close();
+            answered.try_recv().unwrap_or(Ok(Vec::new()))
         })
     }
 }

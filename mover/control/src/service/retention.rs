@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(60);
 /// Policies handled in one tick.
 const BATCH: u32 = 200;
 /// One run a day.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Makes the retention jobs.
 pub struct RetentionPlanner {

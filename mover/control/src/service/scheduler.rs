@@ -2,25 +2,30 @@
 //!
 //! A run is the pair of policy and begin; it is a primary key in the database, and the policy's place in its calendar
 //! moves forward in the same transaction as the job enters, so neither a second server nor a clock that is set back
-//! runs anything twice. Runs that were missed become one job, or none, as the policy says. A run that is due while an
+//! runs anything twice. At the start, and when the clock went back, places that a wrong clock left far ahead are put
+//! right ([`mend_places`]). Runs that were missed become one job, or none, as the policy says. A run that is due while an
 //! earlier one of the same policy is still open is left out, and that is told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 
 use crate::arguments;
+use crate::clock::JUMP_MAX;
 use crate::database::Transaction;
 use crate::error::Result;
 use crate::ids::{JobId, PolicyId, UnixMillis};
 use crate::job::{Job, JobKind, JobOrder, NewJob, Origin, admission};
+use crate::lease::handover;
 use crate::placement::away::AwayTable;
 use crate::policy::runs::Run;
-use crate::policy::store::{StoredPolicy, find};
+use crate::policy::store::{StoredPolicy, find, from_record};
 use crate::policy::{CatchUp, Policy};
 
 use super::queue::{Queue, Wake};
-use super::{Context, ticker};
+use super::{Context, retention, ticker};
 
 /// How often the calendar is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -35,17 +40,24 @@ const MISSED_MAX: usize = 1000;
 pub struct Scheduler {
     context: Context,
     queue: Addr<Queue>,
+    /// The latest time of day at which places were looked at, in unix milliseconds.
+    looked: Arc<AtomicI64>,
 }
 
 impl Scheduler {
     /// Wakes `queue` when jobs were made.
     pub fn new(context: Context, queue: Addr<Queue>) -> Scheduler {
-        Scheduler { context, queue }
+        Scheduler { context, queue, looked: Arc::new(AtomicI64::new(i64::MAX)) }
     }
 
     fn tick(&mut self) -> impl Future<Output = Result<()>> + use<> {
-        let (context, queue) = (self.context.clone(), self.queue.clone());
+        let (context, queue, looked) = (self.context.clone(), self.queue.clone(), Arc::clone(&self.looked));
         async move {
+            let now = context.clock.now();
+            if now.plus(JUMP_MAX).0 < looked.load(Ordering::Relaxed) {
+                mend_places(&context).await?;
+            }
+            looked.store(now.0, Ordering::Relaxed);
             if run_due(&context).await? > 0 {
                 queue.do_send(Wake);
             }
@@ -90,6 +102,42 @@ pub async fn run_due(context: &Context) -> Result<usize> {
     Ok(made)
 }
 
+/// Puts right the places that lie after the next run from now on: a clock that was ahead left them there, and nothing
+/// would run until then. How many there were.
+///
+/// # Errors
+/// The database fails; nothing is half done.
+pub async fn mend_places(context: &Context) -> Result<usize> {
+    let now = context.clock.now();
+    let sql = "SELECT * FROM policies WHERE next_due > $1 ORDER BY id";
+    let ahead: Result<Vec<StoredPolicy>> =
+        context.database.read(async |tx| tx.all(sql, arguments![now]).await?.iter().map(from_record).collect()).await;
+    let mut wrong = Vec::new();
+    for stored in ahead? {
+        let next = stored.policy.next_runs(&stored.id, now).next().map(|run| run.begins);
+        if next.is_some_and(|next| stored.next_due.is_some_and(|place| next < place)) {
+            wrong.push((stored.id, stored.version, next));
+        }
+        // Each takes a moment, and others wait for this thread.
+        tokio::task::yield_now().await;
+    }
+    context
+        .database
+        .decide(async |tx| {
+            for (id, version, next) in &wrong {
+                let sql = "UPDATE policies SET next_due = $1 WHERE id = $2 AND version = $3 AND next_due > $1";
+                tx.execute(sql, arguments![*next, id, *version]).await?;
+            }
+            let sql = "UPDATE policies SET next_retention = NULL WHERE next_retention > $1";
+            tx.execute(sql, arguments![now.plus(retention::DAY)]).await
+        })
+        .await?;
+    if !wrong.is_empty() {
+        tracing::warn!(policies = wrong.len(), "schedules that a wrong clock had moved ahead were put right");
+    }
+    Ok(wrong.len())
+}
+
 /// The run of one policy that is due, if it still is.
 async fn run_policy(
     tx: &mut Transaction,
@@ -119,6 +167,7 @@ async fn run_policy(
         return admission::skip(tx, &new, &why, now).await.map(Some);
     }
     if let Some(open) = open_run(tx, id).await? {
+        handover::count_skip(tx, id, &open, now).await?;
         let why = format!("the run before, job {open}, has not ended");
         return admission::skip(tx, &new, &why, now).await.map(Some);
     }

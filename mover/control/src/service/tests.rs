@@ -14,15 +14,16 @@ use crate::error::{ControlError, Result};
 use crate::ids::{PolicyId, UnixMillis};
 use crate::job::store::JobFilter;
 use crate::job::{Job, JobKind, JobState, NewJob, Outcome, store};
+use crate::lease::handover::hand_over;
 use crate::lease::report::{Ending, Held, finish};
 use crate::lease::take::{Offer, take};
 use crate::policy::store::{self as policies, StoredPolicy};
 use crate::policy::{CatchUp, Policy, Retention};
-use crate::testing::{NOON, agent, backup, each_database, submit};
+use crate::testing::{NOON, agent, backup, each_database, poll, submit};
 
 use super::delivery::{Deliveries, WebhookDelivery};
 use super::notification::{Channel, NotifyRule};
-use super::queue::{Poll, Queue, Wake};
+use super::queue::{Queue, Wake};
 use super::{Context, notifier, retention, scheduler};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -181,8 +182,59 @@ fn s031_nas_job_whose_proxy_died_goes_to_another() {
         let offer = |name: &str| Offer { agent: name.into(), free: 1, resident: Vec::new() };
         assert!(take(&database, &[offer("b")], NOON).await.expect("take").is_empty());
         assert_eq!(take(&database, &[offer("a")], NOON).await.expect("take").len(), 1);
-        crate::lease::lapse::release_lost(&database, &"a".into(), &[], NOON).await.expect("began anew");
+        let mut description = registry::get(&database, &"a".into()).await.expect("a").description;
+        description.instance = "second".to_owned();
+        let said = crate::protocol::HelloRequest { description, boot: None, held: Vec::new() };
+        crate::lease::lapse::greet(&database, &"a".into(), &said, NOON).await.expect("began anew");
         assert_eq!(take(&database, &[offer("b")], NOON).await.expect("take").len(), 1);
+    });
+}
+
+#[test]
+fn s031_queued_nas_job_whose_proxy_went_away_goes_to_another_after_a_few_skips() {
+    each_database(async |database| {
+        agent(&database, "a", &["filer"], NOON).await;
+        agent(&database, "b", &["filer"], NOON).await;
+        let stored = hourly(&database, |_| {}).await;
+        let clock = ManualClock::at(NOON);
+        let context = server(&database, &clock);
+        let by_hand = scheduler::job_of(&stored, "hand".into(), crate::job::Origin::OnDemand, "me");
+        submit(&database, NewJob { set: "other".to_owned(), ..by_hand }, NOON).await;
+        let offer = |name: &str| Offer { agent: name.into(), free: 1, resident: Vec::new() };
+        let mut taken = Vec::new();
+        for hour in 1..=4 {
+            clock.advance(HOUR);
+            let now = context.clock.now();
+            heard(&database, "b", now).await;
+            if hour == 1 {
+                heard(&database, "a", now).await;
+            }
+            scheduler::run_due(&context).await.expect("run");
+            // The first run was let in while its proxy lived; it was silent soon after.
+            clock.advance(crate::agents::CONNECTED * 2);
+            let now = context.clock.now();
+            hand_over(&database, &context.away, now).await.expect("nobody else was heard");
+            assert!(take(&database, &[offer("b")], now).await.expect("take").is_empty(), "a server that hears nobody");
+            heard(&database, "b", now).await;
+            hand_over(&database, &context.away, now).await.expect("hand over");
+            let leases = take(&database, &[offer("b"), offer("b")], now).await.expect("take");
+            for lease in &leases {
+                let held = Held { job: lease.job.id.clone(), fence: lease.fence };
+                let done = finish(&database, &lease.agent, &held, &Ending::Completed, Outcome::default(), now).await;
+                done.expect("finish");
+            }
+            taken.push(leases.iter().map(|lease| lease.job.origin).collect::<Vec<_>>());
+        }
+        use crate::job::Origin::{OnDemand, Scheduled};
+        assert_eq!(
+            taken,
+            [vec![OnDemand], vec![], vec![], vec![Scheduled]],
+            "by hand at once, the run after three skips"
+        );
+        let states: Vec<JobState> = all_jobs(&database).await.iter().map(|job| job.state).collect();
+        use JobState::{Completed, Skipped};
+        assert_eq!(states.iter().filter(|state| **state == Completed).count(), 2);
+        assert_eq!(states.iter().filter(|state| **state == Skipped).count(), 3);
     });
 }
 
@@ -280,10 +332,10 @@ fn poll_that_waits_is_answered_when_a_job_arrives_and_empty_when_none_does() {
     each_database(async |database| {
         let a = agent(&database, "a", &[], NOON).await;
         let queue = Queue::new(server(&database, &ManualClock::at(NOON))).start();
-        let poll = |wait| Poll { offer: Offer { agent: a.clone(), free: 1, resident: Vec::new() }, wait };
-        let empty = queue.send(poll(Duration::from_millis(20))).await.expect("alive").expect("answer");
+        let offer = || Offer { agent: a.clone(), free: 1, resident: Vec::new() };
+        let empty = poll(&queue, offer(), Duration::from_millis(20)).await.expect("answer");
         assert!(empty.is_empty());
-        let waiting = queue.send(poll(Duration::from_secs(50)));
+        let waiting = poll(&queue, offer(), Duration::from_secs(50));
         let arriving = async {
             tokio::task::yield_now().await;
             let job = submit(&database, backup("set", NOON), NOON).await;
@@ -291,7 +343,7 @@ fn poll_that_waits_is_answered_when_a_job_arrives_and_empty_when_none_does() {
             job
         };
         let (leases, job) = tokio::join!(waiting, arriving);
-        let leases = leases.expect("alive").expect("answer");
+        let leases = leases.expect("answer");
         assert_eq!(leases.iter().map(|lease| &lease.job.id).collect::<Vec<_>>(), [&job.id]);
         // Let in by another server, without a wake: noticed all the same.
         let held = Held { job: leases[0].job.id.clone(), fence: leases[0].fence };
@@ -300,7 +352,7 @@ fn poll_that_waits_is_answered_when_a_job_arrives_and_empty_when_none_does() {
             tokio::time::sleep(Duration::from_millis(50)).await;
             submit(&database, NewJob { ..backup("two", NOON) }, NOON).await
         };
-        let (leases, job) = tokio::join!(queue.send(poll(Duration::from_secs(50))), other);
-        assert_eq!(leases.expect("alive").expect("answer")[0].job.id, job.id);
+        let (leases, job) = tokio::join!(poll(&queue, offer(), Duration::from_secs(50)), other);
+        assert_eq!(leases.expect("answer")[0].job.id, job.id);
     });
 }

@@ -16,6 +16,7 @@
 //! | --- | --- |
 //! | a second writer | takes the next number; both commit |
 //! | a fence of n | whichever of commit and fence creates `done` first wins |
+//! | a second run of the same job | fences n; if n had committed, that point is its result |
 //! | a reader | takes a number of its own, sees what has an outcome |
 //!
 //! Limits: a record is at most [`LOG_RECORD_BYTES_MAX`](crate::limits::LOG_RECORD_BYTES_MAX).
@@ -32,6 +33,7 @@ mod point;
 mod read;
 mod record;
 mod registration;
+mod takeover;
 mod verification;
 
 pub(crate) use checkpoint::{check_newest, checkpoint_is_due, delete_superseded, write_checkpoint};
@@ -46,6 +48,7 @@ pub(crate) use record::seal_record;
 pub use record::{OpenRecord, Role, this_machine};
 pub(crate) use registration::register;
 pub use registration::{Fencing, Registration, SignOfLife};
+pub use takeover::job_identity;
 pub use verification::{ProvenSpan, Verification};
 
 use crate::ids::LogNumber;

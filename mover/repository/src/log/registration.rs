@@ -159,9 +159,16 @@ impl Registration {
     /// on must be durable before.
     ///
     /// # Errors
-    /// [`RepositoryError::Fenced`] if somebody else decided first; storage errors, after which
-    /// the outcome is unknown until the history is read again.
+    /// [`RepositoryError::Fenced`] if somebody else decided first; [`RepositoryError::JobDone`] if an earlier run of the
+    /// job, which could not be fenced, has published: this run has ended then; storage errors, after which the outcome is
+    /// unknown until the history is read again.
     pub async fn commit(self, outcome: Outcome) -> Result<()> {
+        if matches!(outcome, Outcome::RecoveryPoint(_))
+            && let Err(error) = self.still_alone().await
+        {
+            let _ = self.decide(self.number, Outcome::Ended { reason: error.to_string() }).await;
+            return Err(error);
+        }
         let hash = match self.decide(self.number, outcome).await? {
             (Holder::Us, hash) => hash,
             (Holder::Others, _) => return Err(RepositoryError::Fenced { number: self.number }),
