@@ -54,6 +54,28 @@ pub struct PlanLimits {
     pub range_cost_bytes: usize,
 }
 
+impl PlanLimits {
+    /// Those of window `number` of a near store. The first windows are small, so that the first bytes flow while the
+    /// next window is planned.
+    fn of_near(self, number: u32) -> PlanLimits {
+        let divisor = 16 >> number.min(4);
+        let content_bytes = (self.content_bytes / divisor).max(1);
+        PlanLimits { plan_bytes: self.plan_bytes / divisor as usize, content_bytes, ..self }
+    }
+
+    /// Those of each window of a far store: small windows that each want a part of a pack cost a request each. Three
+    /// are under way: two that share a link end at nearly the same time, and it would rest for a round trip until the
+    /// next one's requests are answered.
+    fn of_far(self) -> PlanLimits {
+        PlanLimits { plan_bytes: self.plan_bytes * 2 / 3, content_bytes: WINDOW_CONTENT_BYTES_FAR, ..self }
+    }
+
+    /// Memory of the plans under way.
+    fn under_way(self) -> Budget {
+        Budget::new(2 * self.plan_bytes)
+    }
+}
+
 /// What a planner works with.
 pub struct PlannerParts {
     /// What is restored.
@@ -95,7 +117,7 @@ pub struct Planner<R> {
 impl<R: Runtime> Planner<R> {
     /// A planner on the shard of `runtime`.
     pub fn new(runtime: R, parts: PlannerParts) -> Self {
-        let plan_budget = Budget::new(2 * parts.limits.plan_bytes);
+        let plan_budget = parts.limits.under_way();
         Planner {
             runtime,
             parts,
@@ -106,21 +128,6 @@ impl<R: Runtime> Planner<R> {
             windows: 0,
             pace: Pace::new(),
         }
-    }
-
-    /// The first windows are small, so that the first bytes flow while the next window is planned. Not where the store
-    /// is far: windows that each want a part of a pack cost a request each. There three are under way: two that share a
-    /// link end at nearly the same time, and it would rest for a round trip until the next one's requests are answered.
-    fn next_limits(&mut self) -> PlanLimits {
-        let limits = self.parts.limits;
-        if self.parts.site.backend.link().is_some() {
-            let plan_bytes = limits.plan_bytes * 2 / 3;
-            return PlanLimits { content_bytes: WINDOW_CONTENT_BYTES_FAR, plan_bytes, ..limits };
-        }
-        let divisor = 16 >> self.windows.min(4);
-        self.windows += 1;
-        let content_bytes = (limits.content_bytes / divisor).max(1);
-        PlanLimits { plan_bytes: limits.plan_bytes / divisor as usize, content_bytes, ..limits }
     }
 
     /// Starts a call that nobody waits for before the window ends.
@@ -145,7 +152,11 @@ impl<R: Runtime> Planner<R> {
 
     /// Plans one window and sends it off. False at the end of the fileset.
     async fn window(&mut self, run: &mut FilesetRun) -> Result<bool, Failure> {
-        let limits = self.next_limits();
+        let limits = match self.parts.site.backend.link() {
+            Some(_) => self.parts.limits.of_far(),
+            None => self.parts.limits.of_near(self.windows),
+        };
+        self.windows += 1;
         let permit = Arc::new(self.plan_budget.acquire(limits.plan_bytes).await);
         let mut window = Window::default();
         let mut carried: Vec<Arc<PlannedFile>> = Vec::new();
@@ -448,5 +459,29 @@ impl<R: Runtime> Actor for Planner<R> {
     async fn finish(&mut self) -> Result<(), Failure> {
         self.parts.spans.close();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PlanLimits = PlanLimits { plan_bytes: 8 << 20, content_bytes: 1 << 30, range_cost_bytes: 1 << 20 };
+
+    /// With two windows a link of 300 ms rested for a round trip at the end of both: 0.89 of it was used instead of 0.91.
+    #[test]
+    fn three_windows_of_a_far_store_are_under_way_and_two_of_a_near_one() {
+        let budget = LIMITS.under_way();
+        let far: Vec<_> = std::iter::from_fn(|| budget.try_acquire(LIMITS.of_far().plan_bytes)).collect();
+        assert_eq!(far.len(), 3);
+        drop(far);
+        let near: Vec<_> = std::iter::from_fn(|| budget.try_acquire(LIMITS.of_near(9).plan_bytes)).collect();
+        assert_eq!(near.len(), 2);
+    }
+
+    #[test]
+    fn windows_of_a_near_store_begin_small() {
+        let content = |number| LIMITS.of_near(number).content_bytes;
+        assert_eq!([content(0), content(1), content(4), content(9)], [1 << 26, 1 << 27, 1 << 30, 1 << 30]);
     }
 }
