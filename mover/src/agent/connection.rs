@@ -1,6 +1,6 @@
 //! Requests of an agent to its server: mutual TLS, problems by their type, patience with jitter.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use mover_control::protocol::problem;
@@ -52,19 +52,27 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// The server as this agent reaches it.
+/// The control plane as this agent reaches it. With several servers it asks one of them until that does not answer, and
+/// from then on the next: they share a database, so it is all one which of them hears what.
 pub struct Connection {
-    server: String,
+    servers: Vec<String>,
+    asked: Cell<usize>,
     http: RefCell<reqwest::Client>,
 }
 
 impl Connection {
-    /// With these papers; nothing is asked yet.
+    /// With these papers, and with these servers besides the one that the agent enrolled with; nothing is asked yet.
     ///
     /// # Errors
     /// They cannot be read.
-    pub fn new(identity: &Identity, papers: &Papers) -> Result<Connection> {
-        Ok(Connection { server: identity.server.clone(), http: RefCell::new(client(papers)?) })
+    pub fn new(identity: &Identity, papers: &Papers, standby: &[String]) -> Result<Connection> {
+        let servers = std::iter::once(&identity.server).chain(standby).cloned().collect();
+        Ok(Connection { servers, asked: Cell::new(0), http: RefCell::new(client(papers)?) })
+    }
+
+    /// The server that is asked now.
+    pub fn server(&self) -> &str {
+        &self.servers[self.asked.get()]
     }
 
     /// Goes on with new papers.
@@ -87,7 +95,14 @@ impl Connection {
         timeout: Duration,
     ) -> std::result::Result<T, Refusal> {
         let http = self.http.borrow().clone();
-        post(&http, &self.server, path, body, timeout).await
+        let asked = self.asked.get();
+        let answer = post(&http, &self.servers[asked], path, body, timeout).await;
+        // Of the requests that one server leaves without an answer the first moves on.
+        if matches!(answer, Err(Refusal::Away(_))) && self.asked.get() == asked && self.servers.len() > 1 {
+            self.asked.set((asked + 1) % self.servers.len());
+            tracing::warn!(server = self.servers[asked], next = self.server(), "no answer; the next server is asked");
+        }
+        answer
     }
 }
 

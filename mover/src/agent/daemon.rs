@@ -85,7 +85,7 @@ struct Agent {
 /// Runs until it is told to stop, or refused.
 pub async fn run(settings: AgentSettings, state: StateDirectory) -> Result<Exit> {
     let (identity, papers) = state.identity()?;
-    let connection = Connection::new(&identity, &papers)?;
+    let connection = Connection::new(&identity, &papers, &settings.standby)?;
     let caches = Caches::new(state.path().join("cache").join("mover"));
     let spool = Spool::new(state, spool::boot_id());
     let orphans = spool.recover();
@@ -148,7 +148,7 @@ impl Agent {
             None => Ok(Exit::Done),
             Some(why) => Err(CliError {
                 exit: Exit::Revoked,
-                message: format!("{} does not accept this agent any more: {why}", self.identity.server),
+                message: format!("{} does not accept this agent any more: {why}", self.ground.connection.server()),
                 help: Some("whatever ran here was ended; enrol it anew if it is to work again".to_owned()),
             }),
         }
@@ -226,7 +226,7 @@ impl Agent {
 
     /// Says why there is no work; loudly where somebody must do something.
     fn complain(&self, refusal: &Refusal) {
-        let server = &self.identity.server;
+        let server = self.ground.connection.server();
         match refusal {
             Refusal::Barred(why) => tracing::error!(
                 server,
@@ -247,7 +247,8 @@ impl Agent {
         self.heartbeat.set(Duration::from_secs(answer.heartbeat_seconds.max(1)));
         let (name, version) = (&answer.agent.name, &answer.server_version);
         tracing::info!(name, server_version = version, slots = answer.slots, "connected");
-        crate::cli::terminal::say(&format!("{name} works for {} with {} slots", self.identity.server, answer.slots));
+        let server = self.ground.connection.server();
+        crate::cli::terminal::say(&format!("{name} works for {server} with {} slots", answer.slots));
         Ok(())
     }
 

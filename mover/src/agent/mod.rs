@@ -11,6 +11,7 @@
 //!
 //! | what happens | what becomes of a running job |
 //! | --- | --- |
+//! | one of several servers is away | the next one is asked, and nothing changes |
 //! | the server is away | it goes on; before it publishes it waits for the server; results are spooled and delivered later |
 //! | the agent is told to stop (SIGTERM) | it stops cleanly and is given back; a second signal ends everything at once |
 //! | the server does not let the agent in: a certificate, a clock, a version | as if it were away, and no new work is asked for |

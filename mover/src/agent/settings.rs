@@ -23,6 +23,8 @@ const GRANT_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct AgentSettings {
+    /// Other servers of the same control plane, asked in turn when one does not answer.
+    pub standby: Vec<String>,
     /// Cores that jobs may use together.
     pub cores: Option<u32>,
     /// Memory of this host that counts for its slots.
@@ -86,6 +88,10 @@ pub fn load(path: Option<&Path>) -> Result<AgentSettings> {
     if let Some(place) = settings.commands.iter().find(|place| !place.is_absolute()) {
         let message = format!("{}: commands: '{}' is no absolute path", file.display(), place.display());
         return Err(CliError::usage(message, "such as '/etc/mover/hooks', a directory, or one program"));
+    }
+    if let Some(url) = settings.standby.iter().find(|url| !url.starts_with("https://")) {
+        let message = format!("{}: standby: '{url}' is no server", file.display());
+        return Err(CliError::usage(message, "such as 'https://HOST:PORT', as the server prints it for agents"));
     }
     if settings.is_exposed(file) {
         tracing::warn!("{} has credentials in it, and others may read it: chmod 600", file.display());
@@ -156,6 +162,8 @@ mod tests {
         assert!(error.message.contains("reach"), "{error}");
         std::fs::write(&file, "limit-upload = 'fast'").expect("write");
         assert!(load(Some(&file)).expect_err("a wrong limit").message.contains("fast"));
+        std::fs::write(&file, "standby = ['http://b:8443']").expect("write");
+        assert!(load(Some(&file)).expect_err("a server without TLS").message.contains("http://b:8443"));
     }
 
     #[test]

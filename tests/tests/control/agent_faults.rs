@@ -1,6 +1,7 @@
 //! What goes wrong around a real agent: a full disk, an upgrade below it, a server that does not understand it, a kill
 //! between two commands, a cancellation in the middle of one.
 
+use mover_tests::control::{Postgres, Serve};
 use mover_tests::mounts::Mount;
 use mover_tests::tree::MIB;
 use mover_tests::{Mover, exit, needs, skip_test};
@@ -214,4 +215,39 @@ fn restore_writes_nothing_before_the_server_permits_it() {
     site.start_serve();
     site.completed(&job);
     assert!(target.exists());
+}
+
+/// Enrolled with one of two servers, an agent once waited for that one for ever, beside the other that ran.
+#[test]
+fn agent_asks_the_other_server_while_its_own_is_gone_and_goes_on_in_mid_job() {
+    if let Some(reason) = Postgres::missing() {
+        skip_test!(reason);
+    }
+    let postgres = Postgres::start();
+    let on_postgres = ["--database", &postgres.url()];
+    let site = Site::with(&on_postgres);
+    let other = site.repo.directory("other");
+    std::fs::copy(site.repo.scratch().join("serve/authority.key"), other.join("authority.key")).expect("the key");
+    let second = Serve::start(&other, &on_postgres);
+    let agent = site.agent("one", &format!("standby = ['{}']", second.agents_url()));
+    let source = tree(&site.repo, "source", 4, 100_000);
+    let marker = site.repo.scratch().join("runs");
+    let mut order = backup_of(&source, "files");
+    let script = format!("touch {0}; while test -e {0}; do sleep 0.05; done", marker.display());
+    order["order"]["before"] = command(&script, true);
+    let job = site.submit(&order);
+    until("it runs", || marker.exists());
+    site.kill_serve();
+    std::fs::remove_file(&marker).expect("remove");
+    let survivor = second.client(site.token());
+    let state_of = |job: &str| survivor.get(&format!("/api/v1/jobs/{job}")).expect(200).body;
+    until("the job that ran has completed", || state_of(&job)["state"] == "completed");
+    assert_eq!(state_of(&job)["attempt"], 1, "nobody took it away: {}", state_of(&job));
+    let later = survivor.post("/api/v1/jobs", &backup_of(&source, "files")).expect(201).field("id");
+    until("a new one as well", || state_of(&later)["state"] == "completed");
+    // And back.
+    site.start_serve();
+    assert_eq!(second.stop(), 0);
+    site.completed(&site.submit(&backup_of(&source, "files")));
+    assert_eq!(site.points().len(), 3, "{}", agent.log());
 }

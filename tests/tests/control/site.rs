@@ -22,6 +22,7 @@ pub struct Site {
     /// The repository that agents know as `main`.
     pub repo: Repo,
     listen: String,
+    options: Vec<String>,
     serve: RefCell<Option<Serve>>,
     token: String,
     authority: PathBuf,
@@ -30,11 +31,18 @@ pub struct Site {
 impl Site {
     /// With a running server and an empty repository.
     pub fn new() -> Site {
+        Site::with(&[])
+    }
+
+    /// The same, with more options of its server.
+    pub fn with(more: &[&str]) -> Site {
         let repo = Repo::new();
         let listen = format!("127.0.0.1:{}", free_port());
-        let serve = Serve::start(&repo.scratch().join("serve"), &["--listen", &listen]);
+        let options: Vec<String> =
+            ["--listen", &listen].into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
+        let serve = start(&repo, &options);
         let (token, authority) = (serve.admin_token.clone(), serve.authority_file());
-        Site { repo, listen, serve: RefCell::new(Some(serve)), token, authority }
+        Site { repo, listen, options, serve: RefCell::new(Some(serve)), token, authority }
     }
 
     /// Where it is.
@@ -62,8 +70,12 @@ impl Site {
 
     /// Starts it again where it was.
     pub fn start_serve(&self) {
-        let data = self.repo.scratch().join("serve");
-        *self.serve.borrow_mut() = Some(Serve::start(&data, &["--listen", &self.listen]));
+        *self.serve.borrow_mut() = Some(start(&self.repo, &self.options));
+    }
+
+    /// The token of its administrator.
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     /// A file with the admin token.
@@ -151,6 +163,11 @@ impl Site {
             .filter_map(|line| line["id"].as_str().map(str::to_owned))
             .collect()
     }
+}
+
+fn start(repo: &Repo, options: &[String]) -> Serve {
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    Serve::start(&repo.scratch().join("serve"), &options)
 }
 
 /// Waits until `is_so`, or fails the test.

@@ -15,16 +15,17 @@ use crate::database::Database;
 use crate::error::{ControlError, Result};
 use crate::ids::{AgentId, JobId, PolicyId, UnixMillis};
 use crate::job::{JobKind, JobState, NewJob, Origin, Outcome, order, requests, store};
-use crate::lease::lapse::sweep_queue;
+use crate::lease::lapse::{Watch, sweep_queue};
 use crate::lease::report::{Ending, Held, finish};
 use crate::lease::take::{Lease, Offer, take};
+use crate::lease::{LEASE, SWEEP};
 use crate::policy::store as policies;
 use crate::policy::{Policy, Retention};
 use crate::testing::{NOON, agent, backup, backup_of_host, each_database, poll, submit};
 
 use super::delivery::{Deliveries, HttpWebhook, WebhookDelivery};
 use super::notification::{Channel, NotifyRule};
-use super::queue::{Poll, Queue, Wake};
+use super::queue::{Poll, Queue, Silent, Wake};
 use super::{Context, notifier, retention, scheduler};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -260,6 +261,36 @@ fn poll_whose_asker_has_gone_takes_no_job() {
         queue.send(Wake).await.expect("alive");
         let leases = poll(&queue, offer(&b), Duration::from_secs(50)).await.expect("an answer");
         assert_eq!((leases[0].agent.clone(), leases[0].fence), (b, 1));
+    });
+}
+
+/// The poll of an agent that had fallen silent took the very job that was taken from it, and nobody read the answer: it
+/// was given back, or lapsed again.
+#[test]
+fn poll_of_an_agent_that_fell_silent_is_answered_empty_and_its_job_goes_elsewhere() {
+    each_database(async |database| {
+        let a = agent(&database, "a", &[], NOON).await;
+        let b = agent(&database, "b", &[], NOON).await;
+        submit(&database, backup("set", NOON), NOON).await;
+        take_one(&database, NOON).await.expect("it runs");
+        let queue = Queue::new(Context::new(database.clone(), ManualClock::at(NOON))).start();
+        let lapses = async {
+            tokio::task::yield_now().await;
+            let mut watch = Watch::default();
+            for look in 0..=LEASE.as_secs() / SWEEP.as_secs() {
+                watch.sweep(&database, SWEEP * look as u32, NOON).await.expect("a look");
+            }
+            let silent = watch.take_silent();
+            assert_eq!(silent, std::slice::from_ref(&a));
+            assert!(watch.take_silent().is_empty(), "told once");
+            queue.send(Silent(silent)).await.expect("alive");
+            queue.send(Wake).await.expect("alive");
+        };
+        let (answer, ()) = tokio::join!(poll(&queue, offer(1), Duration::from_secs(50)), lapses);
+        assert!(answer.expect("an answer").is_empty());
+        let of_b = Offer { agent: b.clone(), free: 1, resident: Vec::new() };
+        let leases = poll(&queue, of_b, Duration::from_secs(50)).await.expect("an answer");
+        assert_eq!((leases[0].agent.clone(), leases[0].fence), (b, 2));
     });
 }
 

@@ -60,7 +60,7 @@ pub struct Wake;
 /// These agents were silent for so long that their jobs go elsewhere: not to their own polls, which nobody may read.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Silent(Vec<AgentId>);
+pub(super) struct Silent(pub(super) Vec<AgentId>);
 
 struct Waiter {
     offer: Offer,
