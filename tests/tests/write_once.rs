@@ -17,7 +17,7 @@ use mover_repository::verify::{Data, VerifyOptions, verify};
 use mover_tests::mover::scratch;
 use mover_tests::tree::{KIB, MIB, small_files, write_random};
 
-fn back_up(shards: &Shards, repository: &Repository, path: &std::path::Path) -> BackupReport {
+fn back_up(shards: &Shards, repository: &Repository, path: &std::path::Path, job: ObjectId) -> BackupReport {
     let source = FileSource::new(FileSourceOptions::new(vec![path.to_owned()])).expect("a source");
     let job = BackupJob {
         repository: repository.clone(),
@@ -26,7 +26,7 @@ fn back_up(shards: &Shards, repository: &Repository, path: &std::path::Path) -> 
         set: "set".into(),
         host: "host".into(),
         tags: vec![],
-        job: ObjectId([1; 32]),
+        job,
         process_id: 1,
         options: BackupOptions::default(),
         scratch: default_scratch(),
@@ -48,7 +48,7 @@ fn f26_a_backup_commits_on_a_store_that_refuses_every_delete() {
     small_files(place.path(), 200, 0, 20 * KIB, 1);
     for round in 0..2 {
         write_random(&place.path().join(format!("large-{round}")), 40 * MIB, round);
-        assert!(back_up(&shards, &repository, place.path()).point.is_some());
+        assert!(back_up(&shards, &repository, place.path(), ObjectId([round as u8; 32])).point.is_some());
     }
     assert_eq!(faulty.count(Operation::Delete, ""), 0);
     let mut written: Vec<String> = faulty

@@ -96,8 +96,10 @@ fn check(world: &World) -> Result<End, String> {
     }
     expect_points(&left, &expected, usize::from(succeeded))?;
 
-    // The next backup completes on what is left, and relies on nothing that is not there.
-    let next = World { crash_after: None, faults: StoreFaults::default(), ..world.clone() };
+    // The next backup completes on what is left, and relies on nothing that is not there. After an end that was none it
+    // is the same job, taken over.
+    let job = if succeeded { world::job(!world.seed) } else { world.job };
+    let next = World { job, crash_after: None, faults: StoreFaults::default(), ..world.clone() };
     let run = next.back_up(left);
     match &run.outcome.result {
         Ok(report) if succeeded && report.totals.bytes_new > 0 => {

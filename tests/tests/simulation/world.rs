@@ -38,6 +38,8 @@ pub const MEMORY_BYTES_MIN: usize = 128 << 20;
 #[derive(Clone)]
 pub struct World {
     pub seed: u64,
+    /// The job of its backups: again the same one is done if it has published, and goes on if not.
+    pub job: ObjectId,
     pub shards: usize,
     pub memory_bytes: usize,
     pub trees: Vec<SimTree>,
@@ -60,12 +62,20 @@ pub struct RestoreRun {
     pub contents: Contents,
 }
 
+/// One job a number.
+pub fn job(number: u64) -> ObjectId {
+    let mut bytes = [1; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    ObjectId(bytes)
+}
+
 impl World {
     /// A world without faults.
     pub fn new(seed: u64, shards: usize, trees: Vec<SimTree>) -> Self {
         assert!(shards <= shards_for(1 << 40, shards), "shards are lowered by memory alone");
         Self {
             seed,
+            job: job(seed),
             shards,
             memory_bytes: MEMORY_BYTES_MIN.max(shards * (32 << 20)),
             trees,
@@ -100,7 +110,7 @@ impl World {
             set: "set".into(),
             host: "host".into(),
             tags: vec![],
-            job: ObjectId([1; 32]),
+            job: self.job,
             process_id: 1,
             options: BackupOptions {
                 memory_bytes: self.memory_bytes,

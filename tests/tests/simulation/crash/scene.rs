@@ -18,7 +18,7 @@ use mover_repository::repair::repair_index;
 use mover_repository::repository::{InitOptions, KeyRights, Repository};
 use mover_repository::verify::{Data, VerifyOptions, verify};
 
-use crate::world::{Contents, Objects, World, contents_of, read_back_from, small_chunks, verify_errors_of};
+use crate::world::{Contents, Objects, World, contents_of, job, read_back_from, small_chunks, verify_errors_of};
 use mover_actors::simulation::SimTree;
 
 /// What a crash may hit.
@@ -100,7 +100,11 @@ fn text(error: impl ToString) -> String {
 
 /// Backs up what the source holds at `number`.
 fn back_up(repository: &Repository, number: u64) -> Result<(), String> {
-    let report = world(number).back_up_into(repository.clone()).result.map_err(text)?;
+    back_up_by(job(number), repository, number)
+}
+
+fn back_up_by(job: ObjectId, repository: &Repository, number: u64) -> Result<(), String> {
+    let report = World { job, ..world(number) }.back_up_into(repository.clone()).result.map_err(text)?;
     match report.point {
         Some(point) if point.errors == 0 => Ok(()),
         _ => Err("a backup without a whole point".into()),
@@ -316,7 +320,8 @@ impl Scene {
             return Err(format!("verify names {hurt:?}, and hurt are {:?}", self.hurt));
         }
         self.repair_packs(repository)?;
-        (0..PAST).try_for_each(|number| back_up(repository, number))?;
+        // Jobs of their own: those of the past are done.
+        (0..PAST).try_for_each(|number| back_up_by(job(1000 + number), repository, number))?;
         match self.hurt_files(repository)[..] {
             [] => Ok(()),
             ref left => Err(format!("not healed: {left:?}")),
