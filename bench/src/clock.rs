@@ -16,6 +16,12 @@ pub struct Spent {
     pub wall: f64,
 }
 
+/// Seconds that this clock has counted.
+pub fn seconds(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// Runs `work` on this thread and measures it.
 pub fn measure<T>(work: impl FnOnce() -> T) -> (T, Spent) {
     measure_by(ClockId::ThreadCPUTime, work)
@@ -27,13 +33,9 @@ pub fn measure_process<T>(work: impl FnOnce() -> T) -> (T, Spent) {
 }
 
 fn measure_by<T>(clock: ClockId, work: impl FnOnce() -> T) -> (T, Spent) {
-    let seconds = || {
-        let time = clock_gettime(clock);
-        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-    };
-    let (cpu, wall) = (seconds(), Instant::now());
+    let (cpu, wall) = (seconds(clock), Instant::now());
     let result = work();
-    (result, Spent { cpu: seconds() - cpu, wall: wall.elapsed().as_secs_f64() })
+    (result, Spent { cpu: seconds(clock) - cpu, wall: wall.elapsed().as_secs_f64() })
 }
 
 /// User and system seconds of all children that have been waited for.

@@ -112,7 +112,8 @@ impl Subject {
     }
 }
 
-fn beside_this_program() -> Result<PathBuf> {
+/// The program that is measured where nobody names one.
+pub fn beside_this_program() -> Result<PathBuf> {
     let own = during("find this program", std::env::current_exe())?;
     let program = own.with_file_name("mover");
     if program.is_file() {

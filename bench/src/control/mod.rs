@@ -1,16 +1,21 @@
 //! `control`: many agents and many queued jobs against one control plane, on SQLite and on PostgreSQL.
 //!
-//! The control plane is that of `mover serve` below its HTTP: the same actors on a thread of their own, asked as the
-//! handlers of the agents ask (who is it, heard, poll, beat, finish, wake). TLS and HTTP are not in the figures. Agents are tasks of
-//! another thread, so their CPU is not charged to the server; that of the processes of PostgreSQL is. Three rounds on one database: *burst* (jobs take no time:
-//! what the server can do), *paced* (jobs take a while: what an agent waits for), *beats* (what a heartbeat costs).
+//! Measured twice on each database. *Core*: the actors of `mover serve` on a thread of their own, asked as the handlers of
+//! the agents ask (who is it, heard, poll, beat, finish, wake); without HTTP and TLS. *HTTPS*: the program itself, `mover
+//! serve`, and each agent with a connection of its own by mutual TLS. Agents are tasks of one thread of this process, which
+//! in the second case takes its share of the same cores; their CPU is not charged to the control plane, that of the
+//! processes of PostgreSQL is. Three rounds on one database: *burst* (jobs take no time: what the server can do), *paced*
+//! (jobs take a while: what an agent waits for), *beats* (what a heartbeat costs).
 //!
 //! It fails where a job did not run, or ran twice.
 
+mod core;
 mod notes;
-mod pool;
+mod plane;
 mod postgres;
+mod process;
 mod round;
+mod served;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -18,10 +23,12 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use crate::{Result, during};
 use mover_control::database::Database;
-use mover_control::database::dialect::Dialect;
+use plane::Plane;
+use postgres::Postgres;
 use round::{Figures, Round};
 
 /// `mover-bench control`
@@ -33,9 +40,9 @@ pub struct Options {
     /// Jobs that are queued before the agents begin, in each round
     #[arg(long, default_value_t = 10_000)]
     jobs: usize,
-    /// Only on this PostgreSQL, an empty database; default: SQLite, then a PostgreSQL that is started for it
-    #[arg(long, value_name = "URL")]
-    database: Option<String>,
+    /// The program whose `serve` is measured; default: `mover` beside this one
+    #[arg(long, value_name = "FILE")]
+    mover: Option<PathBuf>,
     /// What a job takes in the paced round, in the middle; shorter is more load
     #[arg(long, default_value_t = 4.0)]
     job_seconds: f64,
@@ -54,31 +61,39 @@ pub struct Options {
 #[derive(Serialize)]
 struct Outcome {
     database: &'static str,
+    /// `core` or `HTTPS`.
+    way: &'static str,
     rounds: Vec<Figures>,
-    bytes_per_job: f64,
+    /// Below HTTP: what the database grew by.
+    bytes_per_job: Option<f64>,
+    /// By HTTPS: what the server grew by, KiB of resident memory.
+    kib_per_agent: Option<f64>,
     load_before: String,
     load_after: String,
 }
 
 /// Simulates; `false` where the rate is below what `--require` says.
 pub fn run(options: &Options) -> Result<bool> {
+    let program = options.mover.clone().map_or_else(crate::subject::beside_this_program, Ok)?;
     let scratch = match &options.scratch {
         Some(directory) => tempfile::tempdir_in(directory),
         None => tempfile::tempdir(),
     };
     let scratch = during("make a directory", scratch)?;
-    let mut outcomes = Vec::new();
-    if let Some(url) = &options.database {
-        eprintln!("the CPU of a PostgreSQL that was there before is not in the figures");
-        outcomes.push(simulate(options, "PostgreSQL", Place::Url(url.clone()), None)?);
-    } else {
-        outcomes.push(simulate(options, "SQLite", Place::Directory(scratch.path().join("sqlite")), None)?);
-        match postgres::Postgres::start(scratch.path())? {
-            Some(server) => {
-                outcomes.push(simulate(options, "PostgreSQL", Place::Url(server.url.clone()), Some(&server))?);
-            }
-            None => eprintln!("PostgreSQL is not installed here; only SQLite was measured"),
+    let runtime = during("start a runtime", tokio::runtime::Builder::new_current_thread().enable_all().build())?;
+    let place = Place::Directory(scratch.path().join("core"));
+    let mut outcomes = vec![
+        below_http(options, &runtime, place, None)?,
+        by_https(options, &runtime, &program, &scratch.path().join("sqlite"), None)?,
+    ];
+    // A database of its own for each: what the first leaves would be swept by the second.
+    match (Postgres::start(scratch.path())?, Postgres::start(scratch.path())?) {
+        (Some(first), Some(second)) => {
+            outcomes.push(below_http(options, &runtime, Place::Url(first.url.clone()), Some(&first))?);
+            drop(first);
+            outcomes.push(by_https(options, &runtime, &program, &scratch.path().join("postgres"), Some(&second))?);
         }
+        _ => eprintln!("PostgreSQL is not installed here; only SQLite was measured"),
     }
     if options.json {
         println!("{}", serde_json::to_string(&outcomes).expect("plain data has a JSON form"));
@@ -107,41 +122,45 @@ impl Place {
     }
 }
 
-fn simulate(
+fn database(postgres: Option<&Postgres>) -> &'static str {
+    if postgres.is_some() { "PostgreSQL" } else { "SQLite" }
+}
+
+fn below_http(options: &Options, runtime: &Runtime, place: Place, postgres: Option<&Postgres>) -> Result<Outcome> {
+    let load_before = load();
+    let core = runtime.block_on(core::Core::start(place, postgres, options.agents))?;
+    let empty = runtime.block_on(core.database_bytes())?;
+    let rounds = play(options, runtime, &core)?;
+    let jobs: usize = rounds.iter().map(|round| round.jobs).sum();
+    let bytes_per_job = Some((runtime.block_on(core.database_bytes())? - empty) / jobs as f64);
+    core.stop();
+    let (database, load_after) = (database(postgres), load());
+    Ok(Outcome { database, way: "core", rounds, bytes_per_job, kib_per_agent: None, load_before, load_after })
+}
+
+fn by_https(
     options: &Options,
-    name: &'static str,
-    place: Place,
-    beside: Option<&postgres::Postgres>,
+    runtime: &Runtime,
+    program: &Path,
+    data: &Path,
+    postgres: Option<&Postgres>,
 ) -> Result<Outcome> {
     let load_before = load();
-    let server = server::Server::start(place)?;
-    let runtime = during("start a runtime", tokio::runtime::Builder::new_current_thread().enable_all().build())?;
-    let agents = runtime.block_on(pool::enrol(&server, options.agents))?;
-    let empty = runtime.block_on(bytes(&server))?;
+    let served = runtime.block_on(served::Served::start(program, data, postgres, options.agents))?;
+    let rounds = play(options, runtime, &served)?;
+    let kib_per_agent = Some(served.kib_per_agent()?);
+    let (database, load_after) = (database(postgres), load());
+    Ok(Outcome { database, way: "HTTPS", rounds, bytes_per_job: None, kib_per_agent, load_before, load_after })
+}
+
+fn play(options: &Options, runtime: &Runtime, plane: &impl Plane) -> Result<Vec<Figures>> {
     let pace = Duration::from_secs_f64(options.job_seconds);
     let plans = [
         Round { name: "burst", jobs: options.jobs, duration: Duration::ZERO, beats: 0 },
         Round { name: "paced", jobs: options.jobs, duration: pace, beats: 1 },
         Round { name: "beats", jobs: options.agents, duration: Duration::ZERO, beats: 20 },
     ];
-    let mut rounds = Vec::new();
-    for plan in &plans {
-        rounds.push(round::run(plan, &server, beside, &agents, &runtime)?);
-    }
-    let jobs: usize = plans.iter().map(|plan| plan.jobs).sum();
-    let bytes_per_job = (runtime.block_on(bytes(&server))? - empty) / jobs as f64;
-    server.stop();
-    Ok(Outcome { database: name, rounds, bytes_per_job, load_before, load_after: load() })
-}
-
-/// What the database takes.
-async fn bytes(server: &server::Server) -> Result<f64> {
-    let sql = match server.database.dialect() {
-        Dialect::Sqlite => "SELECT page_count * page_size AS n FROM pragma_page_count(), pragma_page_size()",
-        Dialect::Postgres => "SELECT pg_database_size(current_database()) AS n",
-    };
-    let size = server.database.read(async |tx| tx.one(sql, &[]).await?.number("n")).await;
-    Ok(during("measure the database", size)? as f64)
+    plans.iter().map(|plan| round::run(plan, plane, runtime)).collect()
 }
 
 /// Processes that ran or waited for a core in the last minute: what disturbed, besides this.
@@ -151,7 +170,8 @@ fn load() -> String {
 }
 
 fn tell(outcome: &Outcome) {
-    println!("\n{} (load before {}, after {})", outcome.database, outcome.load_before, outcome.load_after);
+    let Outcome { database, way, load_before, load_after, .. } = outcome;
+    println!("\n{database}, {way} (load before {load_before}, after {load_after})");
     println!(
         "| round | jobs | seconds | lease + end a second | poll to lease p50 ms | p99 ms | end p99 ms | CPU ms a job | beats a second | CPU us a beat |"
     );
@@ -159,5 +179,10 @@ fn tell(outcome: &Outcome) {
     for figures in &outcome.rounds {
         println!("{}", figures.row());
     }
-    println!("database: {:.0} bytes a job, its events with it", outcome.bytes_per_job);
+    if let Some(bytes) = outcome.bytes_per_job {
+        println!("database: {bytes:.0} bytes a job, its events with it");
+    }
+    if let Some(kib) = outcome.kib_per_agent {
+        println!("memory of the server: {kib:.0} KiB an agent, its connection and what the rounds left with it");
+    }
 }

@@ -10,8 +10,6 @@ use super::Outcome;
 const AGENTS: f64 = 100_000.0;
 /// Jobs of each of them a day.
 const JOBS_A_DAY: f64 = 4.0;
-/// A TLS connection of actix-web that waits: record buffers, session, request. An estimate, not measured here.
-const CONNECTION_KIB: f64 = 64.0;
 
 /// Prints the calculation.
 pub fn tell(outcomes: &[Outcome]) {
@@ -27,9 +25,10 @@ pub fn tell(outcomes: &[Outcome]) {
         beats + polls
     );
     println!("- jobs: {jobs:.1} a second in the mean; if all begin within one hour, {:.0} a second.", AGENTS / 3600.0);
+    let kib = outcomes.iter().filter_map(|outcome| outcome.kib_per_agent).fold(0.0, f64::max);
     println!(
-        "- connections: {AGENTS} that wait take about {:.1} GiB ({CONNECTION_KIB} KiB each, an estimate), and as many open files.",
-        AGENTS * CONNECTION_KIB / 1024.0 / 1024.0
+        "- connections: {AGENTS} that wait take about {:.1} GiB ({kib:.0} KiB each were measured), and as many open files.",
+        AGENTS * kib / 1024.0 / 1024.0
     );
     let servers = (AGENTS / WAITERS_MAX as f64).ceil();
     println!(
@@ -39,14 +38,18 @@ pub fn tell(outcomes: &[Outcome]) {
         let (burst, beat) = (&outcome.rounds[0], &outcome.rounds[2]);
         let cores = beats * beat.cpu_us_per_beat / 1e6;
         println!(
-            "- {}: {:.0} heartbeats a second were measured against {beats:.0} needed, {cores:.1} cores of CPU of server and database for them (TLS not in it); \
-             {:.0} leases a second against {:.0} in that hour; {:.1} GiB a year of jobs and events before housekeeping.",
+            "- {}, {}: {:.0} heartbeats a second were measured against {beats:.0} needed, {cores:.1} cores of CPU of server and database for them; \
+             {:.0} leases a second against {:.0} in that hour.",
             outcome.database,
+            outcome.way,
             beat.beats_per_second,
             burst.jobs_per_second,
             AGENTS / 3600.0,
-            outcome.bytes_per_job * jobs * 86_400.0 * 365.0 / f64::from(1 << 30)
         );
+        if let Some(bytes) = outcome.bytes_per_job {
+            let gib = bytes * jobs * 86_400.0 * 365.0 / f64::from(1 << 30);
+            println!("- {}: {gib:.1} GiB a year of jobs and events before housekeeping.", outcome.database);
+        }
     }
     println!(
         "- what breaks first: the waiting polls of one server, then the heartbeats, which each write a row; leases are far from their bound. \

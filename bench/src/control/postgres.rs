@@ -4,6 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::process;
 use crate::{Result, during};
 
 /// Who runs the server when this is root, who may not.
@@ -52,21 +53,7 @@ impl Postgres {
         let file =
             during("find the processes of PostgreSQL", std::fs::read_to_string(self.data.join("postmaster.pid")))?;
         let main: u32 = during("find the processes of PostgreSQL", file.lines().next().unwrap_or_default().parse())?;
-        let mut ticks = 0;
-        for entry in during("list the processes", std::fs::read_dir("/proc"))?.flatten() {
-            let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-            // Behind the name, which may hold anything: the parent is the second, times are from the twelfth on.
-            let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
-            let number = |place: usize| fields.get(place).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-            if process == main {
-                // With those of its processes that have ended.
-                ticks += (11..15).map(number).sum::<u64>();
-            } else if number(1) == u64::from(main) {
-                ticks += number(11) + number(12);
-            }
-        }
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        process::cpu_seconds(main)
     }
 }
 

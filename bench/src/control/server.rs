@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mover_control::agents::{Description, enrolment, store as agents};
 use mover_control::clock::{SettledClock, SystemClock};
@@ -18,6 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Place;
 use crate::{Result, during};
+
+/// How long what actors have begun may take at the end.
+const CLOSE: Duration = Duration::from_secs(2);
 
 type Reply<T> = oneshot::Sender<mover_control::Result<T>>;
 
@@ -73,7 +77,7 @@ impl Server {
 }
 
 async fn serve(database: Database, mut incoming: mpsc::UnboundedReceiver<Request>) {
-    let context = Context::new(database, Arc::new(SystemClock::new()));
+    let context = Context::new(database.clone(), Arc::new(SystemClock::new()));
     let service = Service::start(context, Deliveries::new(None, true).expect("TLS on this machine"));
     while let Some(request) = incoming.recv().await {
         if matches!(request, Request::Stop) {
@@ -81,6 +85,8 @@ async fn serve(database: Database, mut incoming: mpsc::UnboundedReceiver<Request
         }
         actix::spawn(answer(service.clone(), request));
     }
+    // What actors have begun ends first. Connections that the other thread used come back only while it runs.
+    let _ = tokio::time::timeout(CLOSE, database.close()).await;
 }
 
 /// As the handlers of `mover serve` do it, the look at the certificate included.

@@ -227,6 +227,7 @@ fn agent_asks_the_other_server_while_its_own_is_gone_and_goes_on_in_mid_job() {
     let on_postgres = ["--database", &postgres.url()];
     let site = Site::with(&on_postgres);
     let other = site.repo.directory("other");
+    std::fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("chmod");
     std::fs::copy(site.repo.scratch().join("serve/authority.key"), other.join("authority.key")).expect("the key");
     let second = Serve::start(&other, &on_postgres);
     let agent = site.agent("one", &format!("standby = ['{}']", second.agents_url()));
