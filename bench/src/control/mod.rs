@@ -7,7 +7,7 @@
 //! processes of PostgreSQL is. Three rounds on one database: *burst* (jobs take no time: what the server can do), *paced*
 //! (jobs take a while: what an agent waits for), *beats* (what a heartbeat costs).
 //!
-//! It fails where a job did not run, or ran twice.
+//! It fails where a job did not run, or ran twice. `bench/control.md` has figures.
 
 mod core;
 mod notes;
