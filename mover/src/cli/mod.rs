@@ -50,6 +50,7 @@ pub mod units;
 mod verify;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -126,7 +127,10 @@ fn usage_message(error: &clap::Error) -> String {
 /// Log lines go to standard error, and only if `RUST_LOG` asks for them.
 fn start_logging() {
     if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+        // Colours are for people: in a journal they are noise.
+        let is_seen = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_seen);
+        let _ = lines.with_writer(std::io::stderr).try_init();
     }
 }
 

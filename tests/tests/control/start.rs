@@ -27,6 +27,8 @@ fn first_start_makes_everything_for_its_owner_alone_and_shows_secrets_once() {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
     }
     assert_eq!(serve.stop(), 0);
+    let log = std::fs::read_to_string(data.with_extension("log")).expect("what it has said");
+    assert!(log.contains("serving") && !log.contains('\x1b'), "no colours where nobody sees them: {log}");
     let again = Serve::start(&data, &[]);
     assert_eq!((again.started["admin_token_file"].as_str(), again.started["join_file"].as_str()), (None, None));
     assert_eq!(again.stop(), 0);

@@ -255,42 +255,43 @@ fn poll_whose_asker_has_gone_takes_no_job() {
             tokio::task::yield_now().await;
             drop(asker);
         };
-        let (nothing, ()) = tokio::join!(of_the_dead, dies);
+        let over = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(of_the_dead, dies) }).await;
+        let (nothing, ()) = over.expect("it does not wait on");
         assert!(nothing.expect("alive").expect("an answer").is_empty());
-        submit(&database, backup("set", NOON), NOON).await;
-        queue.send(Wake).await.expect("alive");
-        let leases = poll(&queue, offer(&b), Duration::from_secs(50)).await.expect("an answer");
-        assert_eq!((leases[0].agent.clone(), leases[0].fence), (b, 1));
+        // The look that was under way for it may find the first job, and gives that back; the next look is without it.
+        for (set, is_sure) in [("first", false), ("second", true)] {
+            submit(&database, backup(set, NOON), NOON).await;
+            queue.send(Wake).await.expect("alive");
+            let lease = poll(&queue, offer(&b), Duration::from_secs(50)).await.expect("an answer").remove(0);
+            assert!(lease.agent == b && (lease.fence == 1 || !is_sure), "{set}: {lease:?}");
+            end(&database, &lease, &Ending::Completed, NOON).await;
+        }
     });
 }
 
 /// The poll of an agent that had fallen silent took the very job that was taken from it, and nobody read the answer: it
 /// was given back, or lapsed again.
 #[test]
-fn poll_of_an_agent_that_fell_silent_is_answered_empty_and_its_job_goes_elsewhere() {
+fn poll_of_an_agent_that_fell_silent_is_answered_empty() {
     each_database(async |database| {
         let a = agent(&database, "a", &[], NOON).await;
-        let b = agent(&database, "b", &[], NOON).await;
+        let queue = Queue::new(Context::new(database.clone(), ManualClock::at(NOON))).start();
+        let falls_silent = async {
+            tokio::task::yield_now().await;
+            queue.send(Silent(vec![a.clone()])).await.expect("alive");
+        };
+        let waiting = poll(&queue, offer(1), Duration::from_secs(50));
+        let over = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(waiting, falls_silent) }).await;
+        assert!(over.expect("it does not wait on").0.expect("an answer").is_empty());
+        // Who that is, the watch tells: once.
         submit(&database, backup("set", NOON), NOON).await;
         take_one(&database, NOON).await.expect("it runs");
-        let queue = Queue::new(Context::new(database.clone(), ManualClock::at(NOON))).start();
-        let lapses = async {
-            tokio::task::yield_now().await;
-            let mut watch = Watch::default();
-            for look in 0..=LEASE.as_secs() / SWEEP.as_secs() {
-                watch.sweep(&database, SWEEP * look as u32, NOON).await.expect("a look");
-            }
-            let silent = watch.take_silent();
-            assert_eq!(silent, std::slice::from_ref(&a));
-            assert!(watch.take_silent().is_empty(), "told once");
-            queue.send(Silent(silent)).await.expect("alive");
-            queue.send(Wake).await.expect("alive");
-        };
-        let (answer, ()) = tokio::join!(poll(&queue, offer(1), Duration::from_secs(50)), lapses);
-        assert!(answer.expect("an answer").is_empty());
-        let of_b = Offer { agent: b.clone(), free: 1, resident: Vec::new() };
-        let leases = poll(&queue, of_b, Duration::from_secs(50)).await.expect("an answer");
-        assert_eq!((leases[0].agent.clone(), leases[0].fence), (b, 2));
+        let mut watch = Watch::default();
+        for look in 0..=LEASE.as_secs() / SWEEP.as_secs() {
+            assert!(watch.take_silent().is_empty());
+            watch.sweep(&database, SWEEP * look as u32, NOON).await.expect("a look");
+        }
+        assert_eq!((watch.take_silent(), watch.take_silent()), (vec![a], Vec::new()));
     });
 }
 

@@ -6,7 +6,7 @@
 //! again. A poll whose asker has gone is asked no more, for its agent may have begun anew; a lease that was on its way to
 //! it is given back at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ pub struct Queue {
     /// How many of those that wait have not been asked since the last wake.
     unasked: usize,
     is_taking: bool,
+    /// Who fell silent while it was looked for work for them.
+    silenced: HashSet<AgentId>,
     newest_event: String,
 }
 
@@ -92,6 +94,7 @@ impl Queue {
             turns: 0,
             unasked: 0,
             is_taking: false,
+            silenced: HashSet::new(),
             newest_event: String::new(),
         }
     }
@@ -144,20 +147,24 @@ impl Queue {
         for lease in result.map(|taken| taken.leases).unwrap_or_default() {
             leases.entry(lease.agent.clone()).or_default().push(lease);
         }
+        let silenced = std::mem::take(&mut self.silenced);
         for mut waiter in batch {
             let agent = waiter.offer.agent.clone();
-            match leases.remove(&agent) {
-                Some(got) => {
-                    if let Err(Ok(lost)) = waiter.answer.send(Ok(got)) {
-                        let (database, now) = (self.context.database.clone(), self.context.clock.now());
-                        actor.spawn(async move { give_back(&database, lost, now).await }.into_actor(self));
-                    }
-                }
-                None => {
-                    self.turns += 1;
-                    waiter.turn = self.turns;
-                    self.waiters.entry(agent).or_insert(waiter);
-                }
+            let got = leases.remove(&agent);
+            let lost = if silenced.contains(&agent) {
+                let _ = waiter.answer.send(Ok(Vec::new()));
+                got
+            } else if let Some(got) = got {
+                waiter.answer.send(Ok(got)).err().and_then(Result::ok)
+            } else {
+                self.turns += 1;
+                waiter.turn = self.turns;
+                self.waiters.entry(agent).or_insert(waiter);
+                None
+            };
+            if let Some(lost) = lost {
+                let (database, now) = (self.context.database.clone(), self.context.clock.now());
+                actor.spawn(async move { give_back(&database, lost, now).await }.into_actor(self));
             }
         }
     }
@@ -230,9 +237,13 @@ impl Handler<Silent> for Queue {
     type Result = ();
 
     fn handle(&mut self, silent: Silent, _: &mut Self::Context) {
-        for waiter in silent.0.iter().filter_map(|agent| self.waiters.remove(agent)) {
-            // Who lives asks again.
-            let _ = waiter.answer.send(Ok(Vec::new()));
+        for agent in silent.0 {
+            match self.waiters.remove(&agent) {
+                // Who lives asks again.
+                Some(waiter) => _ = waiter.answer.send(Ok(Vec::new())),
+                None if self.is_taking => _ = self.silenced.insert(agent),
+                None => {}
+            }
         }
     }
 }
