@@ -1,5 +1,6 @@
 //! What a round asks of a control plane, whatever is between it and the agents.
 
+use mover_control::agents::Description;
 use mover_control::ids::JobId;
 use mover_control::job::JobState;
 use mover_control::lease::report::{Advice, Held};
@@ -28,4 +29,16 @@ pub trait Plane {
 
     /// CPU seconds of the control plane and its database so far.
     fn cpu_seconds(&self) -> Result<f64>;
+}
+
+/// What every agent says of itself, whichever way it joins: enough for more jobs than it asks for.
+pub fn description() -> Description {
+    Description {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cores: 8,
+        memory_bytes: 16 << 30,
+        tags: Vec::new(),
+        reaches: Vec::new(),
+        instance: "first".to_owned(),
+    }
 }

@@ -8,7 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
-use mover_control::agents::Description;
 use mover_control::ids::{AgentId, JobId};
 use mover_control::job::{JobState, Outcome};
 use mover_control::lease::report::{Advice, Ending, Held};
@@ -22,7 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::plane::Plane;
+use super::plane::{Plane, description};
 use super::postgres::Postgres;
 use super::process;
 use crate::{Result, during};
@@ -190,19 +189,11 @@ async fn join(url: &str, admin: &Person, authority: &Certificate, number: usize)
     let made: Value = admin.post(url, "/api/v1/enrolments", &json!({ "pool": "main" })).await?;
     let key = during("make a key", KeyPair::generate())?;
     let request = CertificateParams::default().serialize_request(&key).and_then(|request| request.pem());
-    let description = Description {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cores: 8,
-        memory_bytes: 16 << 30,
-        tags: Vec::new(),
-        reaches: Vec::new(),
-        instance: "first".to_owned(),
-    };
     let request = EnrolRequest {
         token: made["token"].as_str().ok_or("an enrolment has no token")?.to_owned(),
         agent: AgentId::from(format!("agent-{number:06}")),
         name: format!("agent {number}"),
-        description,
+        description: description(),
         certificate_request: during("make a certificate request", request)?,
     };
     let stranger = client(authority, None, address(number + 1))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mover_control::agents::{Description, enrolment, store as agents};
+use mover_control::agents::{enrolment, store as agents};
 use mover_control::clock::{SettledClock, SystemClock};
 use mover_control::database::Database;
 use mover_control::ids::{AgentId, UnixMillis};
@@ -18,6 +18,7 @@ use mover_control::service::{Context, Service};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Place;
+use super::plane::description;
 use crate::{Result, during};
 
 /// How long what actors have begun may take at the end.
@@ -135,14 +136,6 @@ async fn hear(service: &Service, agent: &AgentId) {
 
 async fn enrol(database: &Database, agent: &AgentId, now: UnixMillis) -> mover_control::Result<()> {
     let token = enrolment::create(database, "main", enrolment::LIFE_MAX, "bench", now).await?;
-    let description = Description {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cores: 8,
-        memory_bytes: 16 << 30,
-        tags: Vec::new(),
-        reaches: Vec::new(),
-        instance: "first".to_owned(),
-    };
     let print = agent.as_str();
-    enrolment::enrol(database, token.reveal(), agent, print, &description, print, now).await.map(|_| ())
+    enrolment::enrol(database, token.reveal(), agent, print, &description(), print, now).await.map(|_| ())
 }
