@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use mover_repository::backend::StorageError;
 use mover_repository::error::RepositoryError;
+use mover_repository::log::Registration;
 
 use crate::restore::target::TargetError;
 use crate::runtime::mailbox::Closed;
@@ -98,6 +99,13 @@ impl Failure {
     /// A bug of ours, or a machine that cannot run us.
     pub fn internal(operation: impl Into<String>, object: impl Into<String>, cause: impl fmt::Display) -> Failure {
         Failure::new(Side::Internal, operation, object, cause)
+    }
+
+    /// The failure of a registered run, which ends with it. One that somebody had ended may have missed in the repository
+    /// what was deleted since: it is told that it was fenced, not that the repository is damaged.
+    pub async fn ending(self, registration: Registration) -> Failure {
+        let fenced = registration.give_up(&self).await;
+        fenced.filter(|_| self.side == Side::Repository).map_or(self, Failure::from)
     }
 
     /// Says whether another try can help.

@@ -162,20 +162,21 @@ pub async fn run_backup<R: Runtime>(
         Ok(()) => earlier_point(registration.as_ref()).await,
         Err(failure) => Err(failure),
     };
-    let end = match &earlier {
-        Ok(None) => None,
-        Ok(Some(point)) => Some(format!("this job has made recovery point {} before", point.id)),
-        Err(failure) => Some(failure.to_string()),
-    };
-    if let Some(reason) = end {
-        if let Some(registration) = registration {
-            let _ = registration.commit(Outcome::Ended { reason }).await;
+    match earlier {
+        Ok(None) => {}
+        Ok(Some(point)) => {
+            if let Some(registration) = registration {
+                registration.give_up(format!("this job has made recovery point {} before", point.id)).await;
+            }
+            return Ok(BackupReport::made_before(point, stopwatch.stop(rt.now(), rt.shards(), &[])));
         }
-        let found = earlier?.expect("there is a failure or a point");
-        return Ok(BackupReport::made_before(found, stopwatch.stop(rt.now(), rt.shards(), &[])));
+        Err(failure) => return Err(end(registration, failure).await),
     }
     let writer = registration.as_ref().map(Registration::number);
-    let run = Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await?;
+    let run = match Run::prepare(&rt, job, &history, writer, stopwatch, progress, stop).await {
+        Ok(run) => run,
+        Err(failure) => return Err(end(registration, failure).await),
+    };
     let moved = run.filesets(&rt, registration.as_ref()).await;
     run.shared.progress.set_phase(Phase::Finishing);
     let outcome = match moved {
@@ -183,10 +184,7 @@ pub async fn run_backup<R: Runtime>(
         Err(failure) => {
             // What is durable stays useful: name it in the index if the repository still lets us.
             let _ = run.plant.ledger.flush().await;
-            if let Some(registration) = registration {
-                let _ = registration.commit(Outcome::Ended { reason: failure.to_string() }).await;
-            }
-            Err(failure)
+            Err(end(registration, failure).await)
         }
     };
     run.shared.progress.set_phase(Phase::Done);
@@ -207,6 +205,14 @@ pub(super) async fn register<R: Runtime>(rt: &R, job: &BackupJob) -> Result<Regi
         started: rt.unix_now(),
     };
     Ok(job.repository.register(open).await?)
+}
+
+/// Ends the run, if it is one that the repository knows of.
+async fn end(registration: Option<Registration>, failure: Failure) -> Failure {
+    match registration {
+        Some(registration) => failure.ending(registration).await,
+        None => failure,
+    }
 }
 
 /// The point of this job, if an earlier run of it has published one; if not, no earlier run can any more.
@@ -387,13 +393,9 @@ impl Run {
             if interrupted {
                 registration.commit(Outcome::Ended { reason: "interrupted by the user".into() }).await?;
             } else {
-                let complete = self.point(rt, filesets, totals)?;
-                if complete.depends_on.is_some() {
-                    check_base(&registration.repository().history().await?, complete.depends_on)?;
-                }
-                if let Err(refusal) = self.ask().await {
-                    let _ = registration.commit(Outcome::Ended { reason: refusal.to_string() }).await;
-                    return Err(refusal);
+                let complete = self.point(rt, filesets, totals);
+                if let Err(refusal) = self.may_publish(&registration, &complete).await {
+                    return Err(refusal.ending(registration).await);
                 }
                 registration.commit(Outcome::RecoveryPoint(complete.clone())).await?;
                 point = Some(complete);
@@ -402,8 +404,11 @@ impl Run {
         Ok(self.report(rt, point, totals, interrupted))
     }
 
-    /// Asks whoever runs this job whether it may still publish.
-    async fn ask(&self) -> Result<(), Failure> {
+    /// Asks the log whether what the point depends on is still there, and whoever runs this job whether it may publish.
+    async fn may_publish(&self, registration: &Registration, complete: &RecoveryPoint) -> Result<(), Failure> {
+        if complete.depends_on.is_some() {
+            check_base(&registration.repository().history().await?, complete.depends_on)?;
+        }
         let Some(gate) = &self.shared.options.gate else { return Ok(()) };
         (gate.0)().await.map_err(|reason| {
             Failure::control("publish", "the recovery point", reason).with_guidance(
@@ -412,14 +417,9 @@ impl Run {
         })
     }
 
-    fn point<R: Runtime>(
-        &self,
-        rt: &R,
-        filesets: Vec<SealedFileset>,
-        totals: Totals,
-    ) -> Result<RecoveryPoint, Failure> {
+    fn point<R: Runtime>(&self, rt: &R, filesets: Vec<SealedFileset>, totals: Totals) -> RecoveryPoint {
         let lists = self.shared.report.lists();
-        Ok(RecoveryPoint {
+        RecoveryPoint {
             id: ObjectId(random_array()),
             set: self.set.clone(),
             host: self.host.clone(),
@@ -433,7 +433,7 @@ impl Run {
             errors: lists.problems.len() as u64 + lists.problems_unlisted,
             filesets,
             totals,
-        })
+        }
     }
 
     fn report<R: Runtime>(

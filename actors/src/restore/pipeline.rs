@@ -158,14 +158,17 @@ pub async fn run_restore<R: Runtime>(
     }
     progress.set_phase(Phase::Done);
     progress.publish();
-    if let Some(registration) = registration {
-        let reason = if result.is_ok() { "restored" } else { "restore failed" };
-        // Advice for others only: a reader without an end is fenced one day.
-        if let Err(error) = registration.commit(Outcome::Ended { reason: reason.into() }).await {
-            tracing::warn!(%error, "the end of the restore could not be recorded");
+    match (registration, result) {
+        (Some(registration), Ok(report)) => {
+            // Advice for others only: a reader without an end is fenced one day.
+            if let Err(error) = registration.commit(Outcome::Ended { reason: "restored".into() }).await {
+                tracing::warn!(%error, "the end of the restore could not be recorded");
+            }
+            Ok(report)
         }
+        (Some(registration), Err(failure)) => Err(failure.ending(registration).await),
+        (None, result) => result,
     }
-    result
 }
 
 async fn prepare_and_run<R: Runtime>(

@@ -219,7 +219,7 @@ impl RepositoryError {
             Self::OtherPoint { .. } => {
                 "a key of the repository that is copied to may be in wrong hands: look at `mover points` and `mover key list`"
             }
-            Self::Fenced { .. } => "run the backup again; what was stored is reused",
+            Self::Fenced { .. } => "run the command again; what was stored is reused",
             Self::UntrustedStore { .. } => {
                 "nothing was condemned or deleted; `mover doctor -r` tries all that a repository relies on. Copy this one to \
                  a place that keeps it, such as a directory on ext4, xfs or btrfs, and prune it there"
@@ -252,6 +252,11 @@ impl RepositoryError {
             Self::HistoryGap { .. } => "missing, and newer records are there".to_owned(),
             other => other.to_string(),
         }
+    }
+
+    /// True if somebody else ended the run.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Fenced { .. })
     }
 
     /// True if the cause is a full store.

@@ -10,7 +10,6 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use crate::blocking::block_on;
 use crate::error::RepositoryError;
 use crate::ids::UnixNanos;
-use crate::limits::REASON_BYTES_MAX;
 use crate::log::{OpenRecord, Outcome, Registration};
 use crate::repository::Repository;
 
@@ -63,13 +62,7 @@ pub fn registered<T, E: From<RepositoryError> + Display>(
             block_on(registration.commit(outcome))?;
             Ok(done)
         }
-        Err(error) => {
-            let mut reason = error.to_string();
-            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-            // The cause is what the caller has to hear, not that it could not be recorded.
-            let _ = block_on(registration.commit(Outcome::Ended { reason }));
-            Err(error)
-        }
+        Err(error) => Err(block_on(registration.give_up(&error)).map_or(error, E::from)),
     }
 }
 

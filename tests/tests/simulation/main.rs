@@ -5,6 +5,7 @@
 
 mod crash;
 mod faults;
+mod fenced;
 mod world;
 
 use std::collections::BTreeMap;

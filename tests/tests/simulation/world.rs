@@ -16,7 +16,7 @@ use mover_actors::runtime::simulation::{Ended, Outcome, Simulation};
 use mover_actors::runtime::{StopSignal, shards_for};
 use mover_actors::scratch::MemoryScratch;
 use mover_actors::simulation::{Latency, SimSource, SimStore, SimTarget, SimTree, StoreFaults, TargetFaults};
-use mover_repository::backend::MemoryBackend;
+use mover_repository::backend::{Backend, MemoryBackend};
 use mover_repository::chunk_reader::ChunkReader;
 use mover_repository::config::ChunkerConfig;
 use mover_repository::ids::ObjectId;
@@ -94,6 +94,11 @@ impl World {
         let store = SimStore::with_objects(simulation.handle(), self.faults, objects);
         let (outcome, source) = self.run_backup(simulation, repository().moved_to(Arc::new(store.clone())));
         Run { outcome, store, source }
+    }
+
+    /// The repository, on a store of another kind that holds its objects.
+    pub fn repository_on(store: Arc<dyn Backend>) -> Repository {
+        repository().moved_to(store)
     }
 
     /// Backs the source up into a repository on a store of another kind, whose calls must be ready at once.

@@ -11,9 +11,10 @@ use crate::backend::{Created, StorageErrorKind};
 use crate::codec::{Decoder, Encoder};
 use crate::error::{RepositoryError, Result};
 use crate::ids::{LogNumber, UnixNanos};
-use crate::limits::LOG_RECORD_BYTES_MAX;
+use crate::limits::{LOG_RECORD_BYTES_MAX, REASON_BYTES_MAX};
 use crate::repository::Repository;
 use bytes::Bytes;
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// How often the outcome of another run is looked for.
@@ -179,6 +180,17 @@ impl Registration {
         Ok(())
     }
 
+    /// Ends a run that failed, for `cause`. Gives what is to blame instead if somebody had ended it before: what it relied
+    /// on may be deleted since, so that what it missed says nothing about the state of the repository.
+    pub async fn give_up(self, cause: impl Display) -> Option<RepositoryError> {
+        let mut reason = cause.to_string();
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        // Other errors are advice for nobody: the cause is what the caller has to hear.
+        let fenced = self.commit(Outcome::Ended { reason }).await.err().filter(RepositoryError::is_fenced)?;
+        tracing::info!(%cause, "a run that had been fenced failed");
+        Some(fenced)
+    }
+
     /// Ends another run from outside, or learns that it has an outcome.
     ///
     /// # Errors
@@ -211,7 +223,11 @@ impl Registration {
         let done = DoneRecord { signer: secrets.signing().verifying_key(), seen, outcome };
         self.repository.rely_on_outcomes(&self.history);
         // The outcomes, and whatever else this run has adopted.
-        self.repository.backend().barrier().await?;
+        if let Err(error) = self.repository.backend().barrier().await {
+            // Who ended this run may have deleted what it wrote, and its directory with that.
+            let is_ended = error.kind == StorageErrorKind::NotFound && self.repository.has_outcome(number).await?;
+            return if is_ended { Ok((Holder::Others, [0; 32])) } else { Err(error.into()) };
+        }
         let name = done_name(number);
         let object = seal_record(secrets, &name, &done.encode())?;
         let hash = *blake3::hash(&object).as_bytes();

@@ -198,6 +198,30 @@ fn empty_directories_go_and_those_of_running_writers_stay() {
     assert!(directory(numbers[2]).join("object").exists(), "what holds something stays");
 }
 
+/// The directory of a fenced run goes with its last pack. It cannot be synced any more, and the run told its user that
+/// alone, as if the repository were damaged.
+#[test]
+fn a_fenced_run_whose_directory_is_gone_says_that_it_was_fenced() {
+    for end in [Outcome::Ended { reason: "a failure".into() }, Outcome::RecoveryPoint(crate::testing::point("set"))] {
+        let place = tempfile::tempdir().unwrap();
+        let backend = Arc::new(LocalBackend::open(place.path(), true).unwrap());
+        let credential = Credential::key_file(vec![7; 32]).unwrap();
+        let repository = block_on(Repository::init(backend.clone(), &credential, InitOptions::default())).unwrap();
+        let pruner = repository.moved_to(Arc::new(LocalBackend::open(place.path(), false).unwrap()));
+        let run = block_on(repository.register(Bench::open_record(Role::Writer))).unwrap();
+        let (number, pack) = (run.number(), format!("packs/{}/object", run.number()));
+        let mut stream = backend.stream(&pack);
+        block_on(stream.append(vec![Bytes::from_static(b"x")])).unwrap();
+        block_on(stream.finish()).unwrap();
+        let admin = block_on(pruner.register(Bench::open_record(Role::Admin))).unwrap();
+        assert_eq!(block_on(admin.fence(number, "silent")).unwrap(), Fencing::Fenced);
+        block_on(pruner.backend().delete(&pack)).unwrap();
+        assert!(!place.path().join(format!("packs/{number}")).exists());
+        let late = block_on(run.commit(end));
+        assert!(matches!(late, Err(RepositoryError::Fenced { number: late }) if late == number), "{late:?}");
+    }
+}
+
 /// A delete in a bucket with object lock only hides: prune asks first, and no lock is an error.
 #[test]
 fn prune_keeps_what_is_locked_and_deletes_it_afterwards() {
