@@ -135,7 +135,7 @@ impl ControlError {
     }
 }
 
-/// Lock conflicts, lost connections, a server that starts or stops; never a constraint or a wrong statement.
+/// Lock conflicts, lost connections, a full disk, a server that starts or stops; never a constraint or a wrong statement.
 fn is_transient(cause: &sqlx::Error) -> bool {
     match cause {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
@@ -149,13 +149,17 @@ fn is_transient_code(code: &str) -> bool {
     const SQLITE_BUSY: u32 = 5;
     const SQLITE_LOCKED: u32 = 6;
     const SQLITE_IOERR: u32 = 10;
+    const SQLITE_FULL: u32 = 13;
     const SQLITE_CANTOPEN: u32 = 14;
-    // Connection exceptions, serialization and deadlock, shutdown and start of the server, too many connections.
-    const POSTGRES: [&str; 12] =
-        ["08000", "08001", "08003", "08004", "08006", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03"];
+    const SQLITE: [u32; 5] = [SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN];
+    // Connection exceptions, serialization and deadlock, disk full, too many connections, shutdown and start of the server.
+    const POSTGRES: [&str; 13] = [
+        "08000", "08001", "08003", "08004", "08006", "40001", "40P01", "53100", "53300", "55P03", "57P01", "57P02",
+        "57P03",
+    ];
     if code.len() == 5 {
         return POSTGRES.contains(&code);
     }
     let primary = code.parse::<u32>().map(|number| number & 0xff);
-    primary.is_ok_and(|number| [SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_CANTOPEN].contains(&number))
+    primary.is_ok_and(|number| SQLITE.contains(&number))
 }

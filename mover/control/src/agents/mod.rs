@@ -3,9 +3,11 @@
 //! An agent enrols once with a short-lived token ([`enrolment`]), is known from then on by the fingerprint of its
 //! certificate, and says at each start what it is ([`store::hello`]). *Connected* means heard within [`CONNECTED`].
 //! A revoked agent gets no work and its reports are refused; one that drains finishes what it has. Times of hearing are
-//! collected by the registry actor and written together, so a thousand agents cost a transaction every few seconds.
+//! collected by the registry actor and written together, so a thousand agents cost a transaction every few seconds; they
+//! say nothing of a time in which nobody listened ([`hearing`]).
 
 pub mod enrolment;
+pub mod hearing;
 pub mod store;
 
 use std::time::Duration;

@@ -4,6 +4,7 @@ use crate::arguments;
 use crate::database::{Argument, Database, Record, Transaction, json, parameters};
 use crate::error::{ControlError, Refusal, Result};
 use crate::ids::{AgentId, UnixMillis};
+use crate::lease::lapse;
 use crate::placement::lane;
 
 use super::{Agent, CONNECTED, Description};
@@ -61,16 +62,33 @@ pub(crate) async fn locate(tx: &mut Transaction, id: &AgentId) -> Result<String>
     find(tx, id).await.map(|agent| agent.pool)
 }
 
-/// Whether any connected agent that takes new work serves this lane.
-pub(crate) async fn is_served(tx: &mut Transaction, lane: &str, now: UnixMillis) -> Result<bool> {
+/// Who of those that serve a lane could take a job of it now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Somebody.
+    There,
+    /// Those that are connected are drained.
+    Drained,
+    /// Nobody is connected.
+    Away,
+}
+
+/// Who serves this lane.
+pub(crate) async fn presence(tx: &mut Transaction, lane: &str, now: UnixMillis) -> Result<Presence> {
     let row = tx
         .optional(
-            "SELECT a.id FROM agent_lanes l JOIN agents a ON a.id = l.agent
-             WHERE l.lane = $1 AND a.revoked = 0 AND a.draining = 0 AND a.last_seen >= $2 LIMIT 1",
+            "SELECT a.draining FROM agent_lanes l JOIN agents a ON a.id = l.agent
+             WHERE l.lane = $1 AND a.revoked = 0 AND a.last_seen >= $2 ORDER BY a.draining LIMIT 1",
             arguments![lane, now.minus(CONNECTED)],
         )
         .await?;
-    Ok(row.is_some())
+    let Some(row) = row else { return Ok(Presence::Away) };
+    Ok(if row.number("draining")? == 0 { Presence::There } else { Presence::Drained })
+}
+
+/// Whether any connected agent that takes new work serves this lane.
+pub(crate) async fn is_served(tx: &mut Transaction, lane: &str, now: UnixMillis) -> Result<bool> {
+    Ok(presence(tx, lane, now).await? == Presence::There)
 }
 
 /// Stores an agent that has just enrolled.
@@ -186,15 +204,15 @@ fn refuse_revoked(agent: &Agent) -> Result<()> {
 /// # Errors
 /// The database fails.
 pub async fn write_seen(database: &Database, seen: &[(AgentId, UnixMillis)]) -> Result<()> {
-    database
-        .change(async |tx| {
-            for (agent, at) in seen {
-                let sql = "UPDATE agents SET last_seen = $1 WHERE id = $2 AND (last_seen < $1 OR last_seen > $3)";
-                tx.execute(sql, arguments![*at, agent, at.plus(CONNECTED)]).await?;
-            }
-            Ok(())
-        })
-        .await
+    database.change(async |tx| note_seen(tx, seen).await).await
+}
+
+pub(super) async fn note_seen(tx: &mut Transaction, seen: &[(AgentId, UnixMillis)]) -> Result<()> {
+    for (agent, at) in seen {
+        let sql = "UPDATE agents SET last_seen = $1 WHERE id = $2 AND (last_seen < $1 OR last_seen > $3)";
+        tx.execute(sql, arguments![*at, agent, at.plus(CONNECTED)]).await?;
+    }
+    Ok(())
 }
 
 /// The agent behind a certificate; refused when it is revoked.
@@ -257,7 +275,7 @@ pub async fn revoke(database: &Database, id: &AgentId) -> Result<()> {
 ///
 /// # Errors
 /// It is not revoked, or the database fails.
-pub async fn remove(database: &Database, id: &AgentId) -> Result<()> {
+pub async fn remove(database: &Database, id: &AgentId, now: UnixMillis) -> Result<()> {
     database
         .decide(async |tx| {
             let busy =
@@ -270,7 +288,7 @@ pub async fn remove(database: &Database, id: &AgentId) -> Result<()> {
                 return Err(ControlError::Conflict(format!("agent {id} is not revoked, or still has a job")));
             }
             tx.execute("DELETE FROM agent_lanes WHERE agent = $1", arguments![id]).await?;
-            Ok(())
+            lapse::end_jobs_of_removed(tx, id, now).await
         })
         .await
 }

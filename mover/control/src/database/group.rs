@@ -148,7 +148,10 @@ impl Group {
         let value = work(transaction).await;
         if value.is_err() {
             transaction.finished.truncate(counted);
-            transaction.execute("ROLLBACK TO member", &[]).await?;
+            // A full disk ends the whole transaction: what it was that failed is what the caller has to hear.
+            if let Err(error) = transaction.execute("ROLLBACK TO member", &[]).await {
+                return value.and(Err(error));
+            }
         }
         transaction.execute("RELEASE member", &[]).await?;
         turn.open.members += 1;

@@ -23,10 +23,11 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{Any, AnyPool, AssertSqlSafe, Row};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Connection, Row};
 
 use crate::error::{ControlError, Result};
 use crate::ids::UnixMillis;
@@ -52,6 +53,8 @@ pub struct Database {
     writer: AnyPool,
     reader: AnyPool,
     group: Arc<Group>,
+    /// The last change could not be written, and no other one has been since.
+    refuses: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -67,7 +70,9 @@ impl Database {
         let writer = connect(Dialect::Sqlite, &url, 1).await.map_err(failed(operation))?;
         // Readers come second: a journal in WAL mode is there once the writer has made it.
         let reader = connect(Dialect::Sqlite, &url, SQLITE_READERS).await.map_err(failed(operation))?;
-        Database { dialect: Dialect::Sqlite, writer, reader, group: Arc::default() }.prepared().await
+        Database { dialect: Dialect::Sqlite, writer, reader, group: Arc::default(), refuses: Arc::default() }
+            .prepared()
+            .await
     }
 
     /// A PostgreSQL database, `postgres://user:password@host/name`.
@@ -78,9 +83,8 @@ impl Database {
         let pool = connect(Dialect::Postgres, url, POSTGRES_CONNECTIONS)
             .await
             .map_err(failed("connect to the PostgreSQL database"))?;
-        Database { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, group: Arc::default() }
-            .prepared()
-            .await
+        let (group, refuses) = (Arc::default(), Arc::default());
+        Database { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, group, refuses }.prepared().await
     }
 
     async fn prepared(self) -> Result<Database> {
@@ -113,6 +117,16 @@ impl Database {
     }
 
     async fn run<T>(&self, side: Side, work: impl AsyncFn(&mut Transaction) -> Result<T>) -> Result<T> {
+        let result = self.attempts(side, work).await;
+        if side != Side::Read {
+            // What is wrong with one change says nothing of others.
+            let is_refused = result.as_ref().err().is_some_and(ControlError::is_transient);
+            self.refuses.store(is_refused, Ordering::Relaxed);
+        }
+        result
+    }
+
+    async fn attempts<T>(&self, side: Side, work: impl AsyncFn(&mut Transaction) -> Result<T>) -> Result<T> {
         let mut pause = BACKOFF_FIRST;
         for attempt in 1.. {
             let error = match self.once(side, &work).await {
@@ -148,12 +162,19 @@ impl Database {
         Ok(value)
     }
 
-    /// Whether the database answers: for a readiness check.
+    /// Whether the database answers, and takes changes: for a readiness check. One that only answers, such as on a full
+    /// disk, is of no use to anybody; a server writes every few seconds, so what the last change met is news.
     ///
     /// # Errors
     /// It does not.
     pub async fn ping(&self) -> Result<()> {
-        self.read(async |tx| tx.one("SELECT 1 AS one", &[]).await.map(|_| ())).await
+        self.read(async |tx| tx.one("SELECT 1 AS one", &[]).await.map(|_| ())).await?;
+        match self.refuses.load(Ordering::Relaxed) {
+            true => {
+                Err(ControlError::Database { operation: "write to the database", cause: sqlx::Error::WorkerCrashed })
+            }
+            false => Ok(()),
+        }
     }
 
     /// Which of the two it is.
@@ -175,6 +196,9 @@ async fn connect(dialect: Dialect, url: &str, connections: u32) -> sqlx::Result<
         .acquire_timeout(ACQUIRE)
         .idle_timeout(None)
         .max_lifetime(None)
+        // A commit that failed, on a full disk, leaves the driver in a transaction that the database has ended: nothing
+        // could begin on that connection any more.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 for statement in dialect.settings() {

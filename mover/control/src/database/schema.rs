@@ -9,7 +9,7 @@ use crate::error::{ControlError, Result};
 use super::{Database, Transaction};
 
 /// Steps in order; the first has number 1.
-const STEPS: [&[&str]; 2] = [&[
+const STEPS: [&[&str]; 3] = [&[
     // `phase` is 0 in the queue, 1 in work, 2 ended: what partial indexes ask for. `lane` is who can do it: a pool, a
     // source of a pool, or one host. `rank` orders by fair share. `waits_on` names what keeps a queued job from being
     // leased; such jobs are not in the index that a lease reads.
@@ -109,6 +109,10 @@ const STEPS: [&[&str]; 2] = [&[
     "CREATE TABLE heads (
         pool TEXT NOT NULL, priority BIGINT NOT NULL, rank BIGINT NOT NULL, PRIMARY KEY (pool, priority)
     )",
+], &[
+    // When any server last listened to agents; 0: none has.
+    "CREATE TABLE hearing (at BIGINT NOT NULL)",
+    "INSERT INTO hearing (at) VALUES (0)",
 ]];
 
 /// Brings the database to the last step.
@@ -146,26 +150,26 @@ mod tests {
                 .await
                 .expect("a row");
             let error = migrate(&database).await.expect_err("newer");
-            assert!(error.to_string().contains("schema 99, this program knows up to 2; run the newer"), "{error}");
+            assert!(error.to_string().contains("schema 99, this program knows up to 3; run the newer"), "{error}");
         });
     }
 
     #[test]
     fn schema_steps_are_applied_once_and_all_or_none() {
         each_database(async |database| {
-            let next: [&[&str]; 3] = [STEPS[0], STEPS[1], &["ALTER TABLE tokens ADD COLUMN note TEXT"]];
+            let next: [&[&str]; 4] = [STEPS[0], STEPS[1], STEPS[2], &["ALTER TABLE tokens ADD COLUMN note TEXT"]];
             for _ in 0..2 {
-                database.decide(async |tx| bring_up(tx, &next).await).await.expect("third step once");
+                database.decide(async |tx| bring_up(tx, &next).await).await.expect("fourth step once");
             }
-            let broken: [&[&str]; 4] =
-                [next[0], next[1], next[2], &["CREATE TABLE fourth (id TEXT)", "CREATE NONSENSE"]];
-            database.decide(async |tx| bring_up(tx, &broken).await).await.expect_err("fourth step");
+            let broken: [&[&str]; 5] =
+                [next[0], next[1], next[2], next[3], &["CREATE TABLE fifth (id TEXT)", "CREATE NONSENSE"]];
+            database.decide(async |tx| bring_up(tx, &broken).await).await.expect_err("fifth step");
             let count = database
                 .read(async |tx| tx.one("SELECT COUNT(*) AS n FROM schema_steps", &[]).await?.number("n"))
                 .await;
-            assert_eq!(count.expect("count"), 3);
+            assert_eq!(count.expect("count"), 4);
             database
-                .read(async |tx| tx.all("SELECT id FROM fourth", &[]).await.map(|_| ()))
+                .read(async |tx| tx.all("SELECT id FROM fifth", &[]).await.map(|_| ()))
                 .await
                 .expect_err("no table");
         });

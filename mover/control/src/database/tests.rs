@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::arguments;
 use crate::error::ControlError;
 use crate::testing::{NOON, agent, backup, each_database, run, submit};
 
@@ -55,6 +56,29 @@ fn database_that_drops_its_connections_is_asked_again() {
             })
             .await;
         assert_eq!((named.expect("answered in the end").as_str(), runs.get()), ("a", 2));
+    });
+}
+
+/// Adds a row that has no room: the pages that the connection may use are those that are there.
+async fn overfill(tx: &mut super::Transaction) -> crate::Result<u64> {
+    tx.one("PRAGMA max_page_count = 1", &[]).await?;
+    let sql = "INSERT INTO vault (name, value) VALUES ('large', $1)";
+    tx.execute(sql, arguments!["x".repeat(1 << 20)]).await
+}
+
+/// A full disk ends the transaction of SQLite below the driver, which believed for ever after that one was open: until the
+/// server was started anew nothing could be written, and it said that it was ready.
+#[test]
+fn full_disk_is_no_longer_felt_once_there_is_room() {
+    run(async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = Database::open_embedded(directory.path()).await.expect("open");
+        let error = database.change(overfill).await.expect_err("full");
+        assert!(error.is_transient(), "{error:?}");
+        database.ping().await.expect_err("nothing can be written");
+        agent(&database, "a", &[], NOON).await;
+        database.ping().await.expect("there is room again");
+        assert_eq!(submit(&database, backup("set", NOON), NOON).await.state, crate::job::JobState::Queued);
     });
 }
 

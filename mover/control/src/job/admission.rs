@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::agents;
+use crate::agents::store::{Presence, locate, presence};
 use crate::arguments;
 use crate::database::{Database, Transaction};
 use crate::error::{ControlError, Result};
@@ -60,35 +60,35 @@ fn check(new: &NewJob) -> Result<()> {
     crate::policy::validate::order(&new.order)
 }
 
-/// Lane and pool of a job, whether its agent is there, and whether it has a preferred one.
+/// Lane and pool of a job, whether its agent is there, and the lane of others if it has a preferred one.
 struct Standing {
     lane: String,
     pool: String,
-    is_there: bool,
+    presence: Presence,
     others: Option<String>,
 }
 
 async fn standing_of(tx: &mut Transaction, new: &NewJob, now: UnixMillis) -> Result<Standing> {
     match &new.place {
         Place::Host { agent } => {
-            let known = match agents::store::locate(tx, agent).await {
+            let known = match locate(tx, agent).await {
                 // A calendar goes on although its host was removed: the job says that nobody is there.
                 Err(ControlError::NotFound { .. }) if new.origin == Origin::Scheduled => "none".to_owned(),
                 located => located?,
             };
             let lane = lane::host(agent);
-            let is_there = agents::store::is_served(tx, &lane, now).await?;
-            Ok(Standing { lane, pool: known, is_there, others: None })
+            let presence = presence(tx, &lane, now).await?;
+            Ok(Standing { lane, pool: known, presence, others: None })
         }
         Place::Pool { pool, reach, preferred } => {
             let shared = lane::pool(pool, reach.as_deref());
             let Some(preferred) = preferred else {
-                let is_there = agents::store::is_served(tx, &shared, now).await?;
-                return Ok(Standing { lane: shared, pool: pool.clone(), is_there, others: None });
+                let presence = presence(tx, &shared, now).await?;
+                return Ok(Standing { lane: shared, pool: pool.clone(), presence, others: None });
             };
             let own = lane::host(preferred);
-            let is_there = agents::store::is_served(tx, &own, now).await?;
-            Ok(Standing { lane: own, pool: pool.clone(), is_there, others: Some(shared) })
+            let presence = presence(tx, &own, now).await?;
+            Ok(Standing { lane: own, pool: pool.clone(), presence, others: Some(shared) })
         }
     }
 }
@@ -114,7 +114,7 @@ pub(crate) async fn admit_new(
         JobKind::Backup => table.action(overrides, new.workload, new.origin),
         _ => AwayAction::Queue,
     };
-    let admission = admit(action, standing.is_there, new.wait, skips, standing.others.is_some());
+    let admission = admit(action, standing.presence == Presence::There, new.wait, skips, standing.others.is_some());
     let waits = action == AwayAction::Queue;
     let mut job = fresh(new, &standing, waits, now);
     match admission {
@@ -125,7 +125,14 @@ pub(crate) async fn admit_new(
                 job.message = Some("its own agent is away: any other of the pool may take it".to_owned());
             }
         }
+        Admission::Fail if standing.presence == Presence::Drained => {
+            let why = "the agents that could do it are drained and take no new work";
+            end(&mut job, JobState::Failed, why, now);
+        }
         Admission::Fail => end(&mut job, JobState::Failed, "no agent that could do it is connected", now),
+        Admission::Skip if standing.presence == Presence::Drained => {
+            end(&mut job, JobState::Skipped, "its agent is drained; this run is left out", now);
+        }
         Admission::Skip => end(&mut job, JobState::Skipped, "its agent is not connected; this run is left out", now),
     }
     if let Some(policy) = &new.policy

@@ -13,6 +13,7 @@ use crate::ids::{AgentId, JobId, UnixMillis};
 use crate::job::order::RestartPolicy;
 use crate::job::{Job, JobKind, JobState, Origin, Phase, events, store, waiting};
 use crate::placement::away::{AwayAction, AwayTable};
+use crate::placement::lane;
 use crate::policy::store::{StoredPolicy, find};
 use crate::protocol::HelloRequest;
 
@@ -269,10 +270,49 @@ async fn close_window(tx: &mut Transaction, job: &Job, table: &AwayTable, now: U
     } else if !is_served {
         (JobState::Failed, "no agent that could do it was connected until its window ended".to_owned())
     } else {
-        (JobState::Expired, "its window ended before it could begin".to_owned())
+        (JobState::Expired, format!("its window ended {}", what_kept(tx, job).await?))
     };
     next.message = Some(why);
     store::move_to(tx, job, next, to, now).await?;
+    Ok(())
+}
+
+/// What a job waited for until its window ended.
+async fn what_kept(tx: &mut Transaction, job: &Job) -> Result<String> {
+    if job.kind == JobKind::Backup {
+        let sql = "SELECT id, kind FROM jobs WHERE set_name = $1 AND phase < 2 AND id <> $2 AND attempt > 0
+                   ORDER BY id LIMIT 1";
+        if let Some(other) = tx.optional(sql, arguments![&job.set, &job.id]).await? {
+            let (kind, id) = (other.text("kind")?, other.text("id")?);
+            return Ok(format!("while a {kind} of the same set, job {id}, had not ended"));
+        }
+    }
+    let key = job.waits_on.as_deref().unwrap_or_default();
+    Ok(if key == waiting::source_key(&job.source) {
+        format!("while {} had as many jobs as it may have", job.source)
+    } else if key == waiting::repository_key(&job.repository) {
+        format!("while {} had as many jobs as it may have", job.repository)
+    } else {
+        "before it could begin".to_owned()
+    })
+}
+
+/// What only a removed agent could have done has failed; what others may take waits for them.
+pub(crate) async fn end_jobs_of_removed(tx: &mut Transaction, agent: &AgentId, now: UnixMillis) -> Result<()> {
+    let sql = "SELECT * FROM jobs WHERE phase = 0 AND lane = $1 ORDER BY id";
+    let rows = tx.all(sql, arguments![lane::host(agent)]).await?;
+    for job in store::from_records(&rows)? {
+        let mut next = job.clone();
+        let Some(others) = &job.lane_of_others else {
+            next.message = Some("the agent of its host was removed".to_owned());
+            store::move_to(tx, &job, next, JobState::Failed, now).await?;
+            continue;
+        };
+        let why = "its own agent was removed: any other of the pool may take it";
+        let sql = "UPDATE jobs SET lane = $1, lane_of_others = NULL, message = $2 WHERE id = $3 AND phase = 0";
+        tx.execute(sql, arguments![others, why, &job.id]).await?;
+        events::record(tx, now, &job, "waits", Some(why)).await?;
+    }
     Ok(())
 }
 

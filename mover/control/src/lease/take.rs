@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::agents;
+use crate::agents::{self, CONNECTED};
 use crate::arguments;
 use crate::database::{Argument, Database, Transaction, parameters};
 use crate::error::Result;
@@ -169,7 +169,7 @@ impl Taking {
         if !self.candidates.iter().any(|candidate| candidate.free > 0 && candidate.lanes.contains(&job.lane)) {
             return Ok(false);
         }
-        if let Some(key) = self.obstacle(tx, &job).await? {
+        if let Some(key) = self.obstacle(tx, &job, now).await? {
             park(tx, &job, &key, now).await?;
             return Ok(true);
         }
@@ -184,17 +184,21 @@ impl Taking {
     }
 
     /// What keeps a job from running now.
-    async fn obstacle(&mut self, tx: &mut Transaction, job: &Job) -> Result<Option<String>> {
+    async fn obstacle(&mut self, tx: &mut Transaction, job: &Job, now: UnixMillis) -> Result<Option<String>> {
         // S-058: a backup waits for a restore of its set that has begun, and never runs beside another backup of it.
         // One that lapsed and whose agent may still be at work counts too; of two such the older one goes first.
-        // A restore waits for nothing, and a backup of another set runs beside it (S-057).
+        // A restore waits for nothing, and a backup of another set runs beside it (S-057). One that began and whose
+        // host is gone is waited for by nobody: it may never come back.
         if job.kind == JobKind::Backup {
             let other = tx
                 .optional(
-                    "SELECT id FROM jobs WHERE set_name = $1 AND phase < 2 AND id <> $2
-                     AND ((kind = 'restore' AND attempt > 0) OR (kind = 'backup' AND phase = 1)
+                    "SELECT id FROM jobs j WHERE set_name = $1 AND phase < 2 AND id <> $2
+                     AND ((kind = 'restore' AND attempt > 0 AND (phase = 1 OR EXISTS (
+                            SELECT 1 FROM agent_lanes l JOIN agents a ON a.id = l.agent
+                            WHERE l.lane = j.lane AND a.revoked = 0 AND a.last_seen >= $4)))
+                        OR (kind = 'backup' AND phase = 1)
                         OR (kind = 'backup' AND agent IS NOT NULL AND ($3 = 0 OR id < $2))) LIMIT 1",
-                    arguments![&job.set, &job.id, job.agent.is_some()],
+                    arguments![&job.set, &job.id, job.agent.is_some(), now.minus(CONNECTED)],
                 )
                 .await?;
             if other.is_some() {

@@ -129,9 +129,13 @@ impl Runs {
         self.instants = instants;
     }
 
-    fn run_of(&self, due: Timestamp) -> Option<Run> {
+    /// The run that is due at `due`, unless it has been. What else is due before its window opens is the same run.
+    fn run_of(&mut self, due: Timestamp) -> Option<Run> {
         let due = due.to_zoned(self.zone.clone());
         let open = self.week.next_open(&due);
+        if open > due {
+            self.skip_to(&open);
+        }
         let ends = end(&self.week, &open);
         let begins = UnixMillis::from(open.timestamp());
         // The jitter ends before the window does.
@@ -139,6 +143,18 @@ impl Runs {
         let begins = UnixMillis(begins.0 + self.jitter_ms.min(room));
         let ends = if self.week.is_always_open() { begins.plus(WINDOW) } else { ends };
         (begins > self.after).then_some(Run { begins, ends })
+    }
+}
+
+impl Runs {
+    /// Leaves out what is due before `open`, without a look at each instant of the days until then.
+    fn skip_to(&mut self, open: &Zoned) {
+        let instant = open.timestamp();
+        if self.day.date() < open.date() {
+            self.day = open.start_of_day().unwrap_or_else(|_| open.clone());
+            self.fill();
+        }
+        while self.instants.pop_if(|next| *next < instant).is_some() {}
     }
 }
 

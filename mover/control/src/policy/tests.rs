@@ -94,14 +94,46 @@ fn runs_outside_the_window_begin_once_when_it_opens_and_expire_when_it_ends() {
     assert_eq!(weekend, ["2026-03-09T21:00:00Z"]);
 }
 
+#[test]
+fn window_that_a_clock_set_forward_leaves_out_opens_on_the_next_day() {
+    // Clocks go from 02:00 to 03:00 on 2026-03-29.
+    let night = r#""schedules":[{"at":["01:00"]}],"windows":[{"begin":"02:00","end":"03:00"}]"#;
+    let runs = begins(&policy(night), "2026-03-27T12:00:00Z", 3);
+    assert_eq!(runs, ["2026-03-28T01:00:00Z", "2026-03-30T00:00:00Z", "2026-03-31T00:00:00Z"]);
+}
+
+#[test]
+fn window_around_the_hour_that_occurs_twice_ends_in_its_second_pass() {
+    // Clocks go from 03:00 back to 02:00 on 2026-10-25, which is 01:00 in UTC.
+    let evening = policy(r#""schedules":[{"at":["01:00"]}],"windows":[{"begin":"20:00","end":"02:30"}]"#);
+    assert_eq!(evening.window_end(at("2026-10-25T00:10:00Z")), at("2026-10-25T00:30:00Z"));
+    assert_eq!(evening.window_end(at("2026-10-25T01:10:00Z")), at("2026-10-25T01:30:00Z"));
+}
+
+/// What a policy may ask for is bounded: its runs are computed while others wait.
+#[test]
+fn runs_of_the_largest_policy_with_the_smallest_window_are_found_by_windows_not_by_instants() {
+    let schedules = vec![r#"{"every_minutes":1}"#; 100].join(",");
+    let weekly = |count: usize| {
+        let schedules = vec![schedules.as_str(); count].join(",");
+        policy(&format!(r#""schedules":[{schedules}],"windows":[{{"days":["sun"],"begin":"05:00","end":"05:01"}}]"#))
+    };
+    weekly(1).validate().expect("valid");
+    assert_eq!(begins(&weekly(1), "2026-03-02T12:00:00Z", 2), ["2026-03-08T04:00:00Z", "2026-03-15T04:00:00Z"]);
+    let reason = weekly(2).validate().expect_err("too much").to_string();
+    assert!(reason.contains("at most 100 schedules"), "{reason}");
+}
+
 proptest! {
     /// Runs come in order, each within a window; jitter moves each policy by the same span and never out of it.
     #[test]
     fn runs_are_ordered_and_inside_their_windows(
         start in 1_750_000_000_000_i64..1_850_000_000_000, jitter in 0_u32..7200, every in 7_u32..1440, name in "[a-z]{1,8}",
+        window in prop::sample::select(vec![("20:30", "02:15"), ("02:00", "03:00"), ("02:30", "02:40"), ("01:59", "03:01")]),
     ) {
+        let (opens, ends) = window;
         let when = format!(
-            r#""schedules":[{{"every_minutes":{every}}}],"windows":[{{"begin":"20:30","end":"02:15"}}],"jitter_seconds":{jitter}"#
+            r#""schedules":[{{"every_minutes":{every}}}],"windows":[{{"begin":"{opens}","end":"{ends}"}}],"jitter_seconds":{jitter}"#
         );
         let policy = policy(&when);
         let week = super::week::Week::of(&policy.when).expect("a week");

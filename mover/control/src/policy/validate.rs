@@ -19,6 +19,8 @@ const NAME_BYTES: usize = 256;
 const COMMAND_SECONDS_MAX: u64 = 24 * 3600;
 /// Members of a list at most.
 const LIST_MAX: usize = 1024;
+/// Schedules, windows and blackouts of a policy, and times and days of each: what is computed of them keeps others waiting.
+const TIMES_MAX: usize = 100;
 /// A document at most.
 const DOCUMENT_BYTES: usize = 1 << 20;
 /// Longest jitter.
@@ -104,17 +106,28 @@ fn validate_when(when: &When, findings: &mut Findings) {
     if let Err(error) = TimeZone::get(&when.zone) {
         findings.0.push(format!("when.zone: {:?} is no IANA time zone ({error})", when.zone));
     }
+    findings.refuse_if(when.jitter_seconds > JITTER_SECONDS_MAX, "when.jitter_seconds: at most a day");
+    if has_too_much(when) {
+        findings
+            .0
+            .push(format!("when: at most {TIMES_MAX} schedules, windows and blackouts, and times and days of each"));
+        return;
+    }
     if let Err(reason) = Week::of(when) {
         findings.0.push(format!("when.windows: {reason}"));
     }
-    findings.refuse_if(when.jitter_seconds > JITTER_SECONDS_MAX, "when.jitter_seconds: at most a day");
-    let is_long = [when.schedules.len(), when.windows.len(), when.blackouts.len()].iter().any(|len| *len > LIST_MAX);
-    findings.refuse_if(is_long, format!("when: at most {LIST_MAX} of each"));
     for schedule in &when.schedules {
         if let Some(reason) = problem_of(schedule) {
             findings.0.push(format!("when.schedules: {reason}"));
         }
     }
+}
+
+fn has_too_much(when: &When) -> bool {
+    let lists = [when.schedules.len(), when.windows.len(), when.blackouts.len()];
+    let of_schedules = when.schedules.iter().flat_map(|one| [one.at.len(), one.days.len(), one.month_days.len()]);
+    let of_spans = when.windows.iter().chain(&when.blackouts).map(|span| span.days.len());
+    lists.into_iter().chain(of_schedules).chain(of_spans).any(|length| length > TIMES_MAX)
 }
 
 fn problem_of(schedule: &Schedule) -> Option<String> {

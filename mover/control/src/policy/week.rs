@@ -9,11 +9,15 @@ use super::{Day, Span, When};
 const DAY_MINUTES: usize = 24 * 60;
 /// Minutes of a week.
 const WEEK_MINUTES: usize = 7 * DAY_MINUTES;
+/// Changes in a row that a clock set forward may leave out: every window of a day that it skips.
+const LEFT_OUT_MAX: usize = 2 * DAY_MINUTES;
 
 /// Which minutes of a week are open.
 #[derive(Clone, Debug)]
 pub struct Week {
     open: Vec<bool>,
+    /// Of each minute, how many minutes later the next one is that differs; 0 where none does.
+    steps: Vec<u32>,
 }
 
 impl Day {
@@ -60,6 +64,21 @@ fn mark(spans: &[Span], mut each: impl FnMut(usize)) -> Result<(), String> {
     Ok(())
 }
 
+/// Of each minute of a week, how many minutes later the next one is that differs.
+fn steps_to_change(open: &[bool]) -> Vec<u32> {
+    let mut steps = vec![0; WEEK_MINUTES];
+    // Twice around, for what changes only after the end of the week.
+    for minute in (0..2 * WEEK_MINUTES).rev() {
+        let (this, next) = (minute % WEEK_MINUTES, (minute + 1) % WEEK_MINUTES);
+        steps[this] = match open[this] == open[next] {
+            true if steps[next] == 0 => 0,
+            true => steps[next] + 1,
+            false => 1,
+        };
+    }
+    steps
+}
+
 impl Week {
     /// The open minutes of a policy.
     ///
@@ -84,7 +103,7 @@ impl Week {
             assert!(before.contains(&true), "windows that are empty are refused one by one");
             return Err("the blackouts leave no minute of the week: no window ever opens".to_owned());
         }
-        Ok(Week { open })
+        Ok(Week { steps: steps_to_change(&open), open })
     }
 
     /// True if every minute is open.
@@ -110,9 +129,17 @@ impl Week {
         self.open[Week::place(moment.datetime())]
     }
 
-    /// The first open moment from `moment` on.
+    /// The first open moment from `moment` on. A window that a clock set forward leaves out does not open on that day.
     pub fn next_open(&self, moment: &Zoned) -> Zoned {
-        if self.is_open(moment) { moment.clone() } else { self.next_change(moment).unwrap_or_else(|| moment.clone()) }
+        let mut next = moment.clone();
+        for _ in 0..LEFT_OUT_MAX {
+            if self.is_open(&next) {
+                return next;
+            }
+            let Some(change) = self.next_change(&next) else { break };
+            next = change;
+        }
+        next
     }
 
     /// When the open span that holds `moment` ends; `None`: never.
@@ -124,11 +151,18 @@ impl Week {
     fn next_change(&self, moment: &Zoned) -> Option<Zoned> {
         let civil = moment.datetime();
         let place = Week::place(civil);
-        let steps = (1..=WEEK_MINUTES).find(|step| self.open[(place + step) % WEEK_MINUTES] != self.open[place])?;
+        let steps = Some(self.steps[place]).filter(|steps| *steps > 0)?;
         let minute = civil.with().second(0).subsec_nanosecond(0).build().ok()?;
-        let change = minute.checked_add((steps as i64).minutes()).ok()?;
-        let change = super::calendar::first_instant(change, moment.time_zone())?.to_zoned(moment.time_zone().clone());
-        // A clock set back shows some minutes twice; never answer with a moment that has been.
-        Some(if change > *moment { change } else { moment.checked_add(1.minute()).ok()? })
+        let change = minute.checked_add(i64::from(steps).minutes()).ok()?;
+        let zone = moment.time_zone();
+        let at = |instant: jiff::Timestamp| instant.to_zoned(zone.clone());
+        let first = at(super::calendar::first_instant(change, zone)?);
+        if first > *moment {
+            return Some(first);
+        }
+        // A clock set back shows some minutes twice, and this is the second time.
+        let second = zone.to_ambiguous_timestamp(change).later().ok().map(at);
+        // Never answer with a moment that has been.
+        second.filter(|second| second > moment).or_else(|| moment.checked_add(1.minute()).ok())
     }
 }

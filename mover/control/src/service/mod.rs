@@ -98,6 +98,8 @@ impl Service {
 }
 
 #[cfg(test)]
+mod absence;
+#[cfg(test)]
 mod deliveries;
 #[cfg(test)]
 mod mended;

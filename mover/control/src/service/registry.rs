@@ -1,4 +1,4 @@
-//! Hears agents: collects when each was heard, and writes it down together.
+//! Hears agents: collects when each was heard, and writes it down together, with the fact that somebody listened.
 //!
 //! Two servers may hear one agent; the later time counts. A server that dies loses at most [`WRITE`] of hearing.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, Handler, Message};
 
-use crate::agents::store;
+use crate::agents::hearing;
 use crate::error::Result;
 use crate::ids::{AgentId, UnixMillis};
 
@@ -40,7 +40,8 @@ impl Registry {
         // In one order everywhere, so that two servers that write the same rows do not wait for each other in a ring.
         let mut heard: Vec<(AgentId, UnixMillis)> = self.heard.drain().collect();
         heard.sort_unstable();
-        async move { if heard.is_empty() { Ok(()) } else { store::write_seen(&database, &heard).await } }
+        let now = self.context.clock.now();
+        async move { hearing::listen(&database, &heard, now).await }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Makes the retention jobs: one a day for each policy that keeps something, and a prune after it where it says so.
 //!
 //! The day is that of the policy's time zone and part of the key of the run, so two servers make one job. The job
-//! carries the rules; an agent of the policy's pool applies them to the repository.
+//! carries the rules; an agent of the policy's pool applies them to the repository, in the windows of the policy and within
+//! its bandwidth.
 
 use std::time::Duration;
 
@@ -97,14 +98,25 @@ async fn plan(
     tx.execute("UPDATE policies SET next_retention = $1 WHERE id = $2", arguments![now.plus(DAY), id]).await?;
     // Without a rule everything is kept; without a success there is nothing to forget.
     let (Some(keep), Some(_)) = (stored.policy.keep, stored.last_success) else { return Ok(None) };
+    // The one before waits for a host that is away, or is at work: another would only wait behind it.
+    let open = "SELECT id FROM jobs WHERE policy = $1 AND phase < 2 AND kind = 'retention' LIMIT 1";
+    if tx.optional(open, arguments![id]).await?.is_some() {
+        return Ok(None);
+    }
     let sql = "INSERT INTO runs (policy, kind, due, job) VALUES ($1, 'retention', $2, $3) ON CONFLICT DO NOTHING";
     if tx.execute(sql, arguments![id, day_of(&stored, now), job]).await? == 0 {
         return Ok(None);
     }
     let mut new = scheduler::job_of(&stored, job.clone(), Origin::Scheduled, "retention");
     new.kind = JobKind::Retention;
-    let notify = new.order.notify;
-    new.order = JobOrder { retention: Some(keep), notify, ..JobOrder::default() };
+    // What it does to the source and the repository is bounded as a backup is.
+    let begins = stored.policy.next_open(now);
+    if begins > now {
+        (new.not_before, new.expires_at) = (Some(begins), Some(stored.policy.window_end(begins)));
+    }
+    let JobOrder { bandwidth, attempts, retry_pause_seconds, notify, .. } = new.order;
+    new.order =
+        JobOrder { retention: Some(keep), bandwidth, attempts, retry_pause_seconds, notify, ..JobOrder::default() };
     admission::admit_new(tx, &new, table, stored.policy.how.away.as_ref(), now).await.map(Some)
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 
+use crate::agents::hearing;
 use crate::arguments;
 use crate::clock::JUMP_MAX;
 use crate::database::Transaction;
@@ -54,6 +55,8 @@ impl Scheduler {
         let (context, queue, looked) = (self.context.clone(), self.queue.clone(), Arc::clone(&self.looked));
         async move {
             let now = context.clock.now();
+            // Before anybody is judged to be away.
+            hearing::go_on(&context.database, now).await?;
             if now.plus(JUMP_MAX).0 < looked.load(Ordering::Relaxed) {
                 mend_places(&context).await?;
             }

@@ -128,7 +128,7 @@ pub async fn revoke(call: Call) -> Answer {
 /// Removes it.
 pub async fn remove(call: Call) -> Answer {
     one(&call).await?;
-    store::remove(call.database(), &AgentId::from(call.place(0))).await?;
+    store::remove(call.database(), &AgentId::from(call.place(0)), call.now()).await?;
     Ok(Reply::empty())
 }
 

@@ -1,10 +1,12 @@
 //! Jobs: submit, look, stop, do again.
 
+use mover_control::ControlError;
 use mover_control::ids::{AgentId, JobId, PolicyId, RecordId, UnixMillis};
 use mover_control::job::store::{self, JobFilter};
 use mover_control::job::{
     Job, JobKind, JobOrder, JobState, NewJob, Origin, Place, Workload, admission, events as history, requests,
 };
+use mover_control::policy::store as policies;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Cursor, PageQuery};
@@ -184,8 +186,31 @@ pub async fn cancel(call: Call) -> Answer {
 /// Does one again.
 pub async fn retry(call: Call) -> Answer {
     let job = store::get(call.database(), &JobId::from(call.place(0))).await?;
+    if job.kind == JobKind::Retention {
+        refuse_old_rules(&call, &job).await?;
+    }
     let new = requests::again(&job, call.new_id(), call.who.name())?;
     enter(&call, new).await
+}
+
+/// What was to be forgotten once may have to be kept now.
+async fn refuse_old_rules(call: &Call, job: &Job) -> std::result::Result<(), Problem> {
+    let rules = match &job.policy {
+        Some(policy) => match policies::get(call.database(), policy).await {
+            Ok(stored) => stored.policy.keep,
+            Err(ControlError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        },
+        None => None,
+    };
+    if rules.is_some() && rules == job.order.retention {
+        return Ok(());
+    }
+    let why = format!(
+        "the rules by which job {} forgets are not those of its policy any more; the next day's job has them",
+        job.id
+    );
+    Err(ControlError::Conflict(why).into())
 }
 
 #[cfg(test)]
