@@ -198,6 +198,7 @@ fn run_agent_client(session: &Session, args: &AgentArgs) -> Result<Exit> {
         AgentCommand::Drain(args) => client::agent::act(session, args, "drain"),
         AgentCommand::Undrain(args) => client::agent::act(session, args, "undrain"),
         AgentCommand::Revoke(args) => client::agent::act(session, args, "revoke"),
+        AgentCommand::Remove(args) => client::agent::remove(session, args),
         AgentCommand::EnrolToken(args) => client::agent::enrol_token(session, args),
         AgentCommand::Run(_) | AgentCommand::Enrol(_) => unreachable!("they have no session"),
     }
