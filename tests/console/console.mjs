@@ -279,6 +279,22 @@ const scenarios = {
     return wrong;
   },
 
+  /** The night that nobody watched: what was aborted and what expired are warnings, what has exceptions stands apart. */
+  async night(browser) {
+    const { page, wrong } = await open(browser);
+    await logIn(page, "viewer");
+    const warned = page.getByRole("region", { name: /^Warnings/ });
+    for (const text of ["databases: backup aborted", "archive: backup expired"]) await warned.getByText(text).waitFor();
+    assert.equal(await warned.getByText("machines").count(), 0, "it has its recovery point");
+    const partial = page.getByRole("region", { name: "Completed with exceptions in the last 24 hours" });
+    await partial.getByText("machines: backup with").waitFor();
+    await partial.getByText("3 exceptions").waitFor();
+    assert.equal(await page.getByText("No warnings").count(), 0);
+    await checked(page, "night");
+    await shot(page, "night");
+    return wrong;
+  },
+
   /** Roles: a viewer is offered nothing that the server would refuse; an empty server says what to do. */
   async empty(browser) {
     const { page, wrong } = await open(browser, {}, [/401 .*/]);

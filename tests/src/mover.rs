@@ -118,7 +118,9 @@ impl Mover {
         for name in ["MOVER_REPO", "MOVER_PASSWORD", "MOVER_PASSWORD_FILE", "MOVER_KEY_FILE", "RUST_LOG"] {
             command.env_remove(name);
         }
-        for name in ["SERVER", "CA", "CA_FINGERPRINT", "TOKEN_FILE", "ENROL_TOKEN", "DATABASE", "MAIL"] {
+        for name in
+            ["SERVER", "CA", "CA_FINGERPRINT", "TOKEN_FILE", "ENROL_TOKEN", "DATABASE", "MAIL", "MAIL_FROM", "NAMES"]
+        {
             command.env_remove(format!("MOVER_{name}"));
         }
         for word in ["TO", "LIKE"] {

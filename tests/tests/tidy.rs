@@ -272,6 +272,37 @@ fn tidy_test_command_counts_what_failed_and_what_was_skipped() {
     assert!(!test_command_with("[ \"$1\" = test ] && exit 1", false).1);
 }
 
+/// The stem of a file, or the name of its directory for what stands for that.
+fn module_name(path: &Path) -> String {
+    let named =
+        if path.file_name().is_some_and(|name| name == "mod.rs") { path.parent().expect("a directory") } else { path };
+    named.file_stem().expect("a name").to_string_lossy().into_owned()
+}
+
+/// A suite of four tests was counted as proof for a while and never compiled: no `mod` line named its file.
+#[test]
+fn tidy_every_file_of_a_suite_is_compiled() {
+    let suites: Vec<(String, String)> =
+        sources().into_iter().filter(|(path, _)| path.starts_with("tests/tests/")).collect();
+    let mut findings = Vec::new();
+    for (path, _) in &suites {
+        let place = Path::new(path);
+        let is_root = place.components().count() == 3 || place.file_name().is_some_and(|name| name == "main.rs");
+        if is_root {
+            continue;
+        }
+        let suite = place.components().nth(2).expect("a suite").as_os_str().to_string_lossy().into_owned();
+        let line = format!("mod {};", module_name(place));
+        let of_suite = [format!("tests/tests/{suite}/"), format!("tests/tests/{suite}.rs")];
+        let mut others =
+            suites.iter().filter(|(other, _)| other != path && of_suite.iter().any(|of| other.starts_with(of)));
+        if !others.any(|(_, text)| text.lines().any(|known| known.trim().trim_start_matches("pub ") == line)) {
+            findings.push(format!("{path}: no `{line}`"));
+        }
+    }
+    assert_none(findings, "files of suites that nothing compiles");
+}
+
 #[test]
 fn tidy_test_command_can_be_run() {
     for script in ["tests/run", ".ci/run"] {

@@ -33,6 +33,8 @@ pub enum AgentCommand {
     Undrain(AgentName),
     /// Take everything from an agent: its certificate counts no more
     Revoke(AgentName),
+    /// Forget an agent that was revoked and has no job: its name is free again
+    Remove(AgentName),
 }
 
 /// `mover agent enrol`

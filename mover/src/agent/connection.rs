@@ -154,6 +154,10 @@ fn refusal(said: &Problem) -> Refusal {
         problem::STALE_FENCE | problem::ENDED => Refusal::Lost(why),
         problem::NOT_FOUND => Refusal::Unknown(why),
         problem::CONFLICT => Refusal::Conflict(why),
+        // Whoever answers has no such path: the listener of people, a proxy, another program. It knows nothing of jobs.
+        _ if matches!(said.status, 404 | 405) => Refusal::Away(format!(
+            "{why}; the address may be the wrong one: agents have one of their own if the server says so"
+        )),
         _ if matches!(said.status, 408 | 429 | 500..) => Refusal::Away(why),
         _ => Refusal::No(why),
     }
@@ -195,6 +199,14 @@ mod tests {
         assert!(matches!(said("ended", 409), Refusal::Lost(_)));
         assert!(matches!(said("not-found", 404), Refusal::Unknown(_)));
         assert!(matches!(said("conflict", 409), Refusal::Conflict(_)));
+        for (name, status) in [("no-such-path", 404), ("method-not-allowed", 405)] {
+            let refusal = said(name, status);
+            assert!(
+                matches!(&refusal, Refusal::Away(why) if why.contains("the address may be the wrong one")),
+                "{refusal}"
+            );
+        }
+        assert!(matches!(refusal(&Problem::read(404, b"<html>")), Refusal::Away(_)), "no word of a job");
         for (name, status) in [("malformed", 400), ("too-large", 413), ("forbidden", 403), ("newer-than-this", 418)] {
             assert!(matches!(said(name, status), Refusal::No(_)), "{name} says nothing of the job");
         }

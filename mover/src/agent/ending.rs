@@ -75,6 +75,7 @@ impl Tale {
     }
 
     fn progressed(&mut self, kind: JobKind, order: &JobOrder, line: &Value) {
+        self.limited(line);
         let progress = &mut self.progress;
         progress.bytes_per_second = number(line, "bytes_per_second");
         match (kind, text(line, "step").as_deref()) {
@@ -102,12 +103,17 @@ impl Tale {
         }
     }
 
+    /// What limits it so far, or limited it in all; what does not say leaves what was said.
+    fn limited(&mut self, line: &Value) {
+        if let Some(limit) = line["bottleneck"]["limit"].as_str() {
+            self.progress.bottleneck = Some(limit.to_owned());
+        }
+    }
+
     fn summed_up(&mut self, kind: JobKind, order: &JobOrder, line: &Value) {
         let is_proof = line.get("packs_read").is_some();
+        self.limited(line);
         let progress = &mut self.progress;
-        if let Some(limit) = line["bottleneck"]["limit"].as_str() {
-            progress.bottleneck = Some(limit.to_owned());
-        }
         if is_proof {
             progress.bytes.verified = number(line, "bytes_read");
             self.exceptions_total = self.exceptions_total.max(number(line, "errors") + number(line, "hurt_files"));
@@ -236,7 +242,7 @@ mod tests {
         let mut tale = Tale::default();
         let mut hear = |line: Value| tale.hear(JobKind::Backup, &order, &line);
         hear(json!({"type": "progress", "step": "backup", "files": 2, "bytes": 10, "files_expected": 9,
-            "bytes_expected": 40}));
+            "bytes_expected": 40, "bottleneck": {"limit": "the source", "limit_share": 0.9}}));
         hear(json!({"type": "progress", "step": "backup", "files": 2, "bytes": 10, "bytes_expected": null}));
         hear(json!({"type": "problem", "path": "/a", "cause": "denied"}));
         hear(json!({"type": "summary", "point": "p1", "parent": null, "files": 7, "bytes": 100, "bytes_read": 30,
@@ -255,6 +261,24 @@ mod tests {
             "what is unknown leaves what was known"
         );
         assert_eq!(progress.bottleneck.as_deref(), Some("source"));
+    }
+
+    /// The console showed what limits a job when it was over.
+    #[test]
+    fn what_limits_a_job_is_known_while_it_runs_and_as_last_told() {
+        let order = JobOrder::default();
+        for kind in [JobKind::Backup, JobKind::Restore] {
+            let mut tale = Tale::default();
+            let told = |limit: Value| json!({"type": "progress", "step": "it", "bytes": 1, "bottleneck": limit});
+            let mut known = |line: Value| {
+                tale.hear(kind, &order, &line);
+                tale.progress.bottleneck.clone()
+            };
+            assert_eq!(known(told(Value::Null)), None);
+            assert_eq!(known(told(json!({"limit": "the source"}))).as_deref(), Some("the source"));
+            assert_eq!(known(told(Value::Null)).as_deref(), Some("the source"));
+            assert_eq!(known(told(json!({"limit": "chunker"}))).as_deref(), Some("chunker"));
+        }
     }
 
     /// A result with a million long names was once too large for the server, which refused it for ever.

@@ -1,6 +1,7 @@
 //! How a host becomes an agent, and stays one: a key that never leaves it, a certificate for that key, a pinned authority.
 //!
 //! An enrolment may be repeated with the same token after a lost answer: key and id are kept, so it is the same agent.
+//! Under another name it is another agent.
 
 use std::time::Duration;
 
@@ -44,15 +45,17 @@ pub fn enrol(output: &Output, args: &EnrolArgs, config: Option<&std::path::Path>
         token => token.to_owned(),
     };
     let state = StateDirectory::open(args.state.as_deref())?;
-    let agent = state.agent_id(|| AgentId::new(jiff::Timestamp::now().into()))?;
-    let key = state.key(|| KeyPair::generate().map(|key| key.serialize_pem()).map_err(no_key))?;
     let name = args.name.clone().unwrap_or_else(host);
+    let applicant = state.applicant(&name, || {
+        let key = KeyPair::generate().map(|key| key.serialize_pem()).map_err(no_key)?;
+        Ok((AgentId::new(jiff::Timestamp::now().into()), key))
+    })?;
     let request = EnrolRequest {
         token,
-        agent: agent.clone(),
-        name: name.clone(),
+        agent: applicant.agent.clone(),
+        name,
         description: described.describe(String::new()),
-        certificate_request: certificate_request(&key, &agent)?,
+        certificate_request: certificate_request(&applicant.key, &applicant.agent)?,
     };
     let http = trust::http(&trust, None)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -70,8 +73,7 @@ pub fn enrol(output: &Output, args: &EnrolArgs, config: Option<&std::path::Path>
             "ask whoever runs the server; nothing was kept",
         ));
     }
-    let identity = Identity { agent, name, server };
-    state.keep(&identity, &answer.certificate, &answer.authority)?;
+    let identity = state.adopt(&applicant, &server, &answer.certificate, &answer.authority)?;
     let (name, pool) = (&answer.agent.name, &answer.agent.pool);
     output.say(&format!("enrolled as {name} ({}) of pool {pool}", identity.agent))?;
     output.say(&format!("`mover agent run --state {}` begins to work", state.path().display()))?;
@@ -95,6 +97,10 @@ fn certificate_request(key: &str, agent: &AgentId) -> Result<String> {
 fn told(server: &str, refusal: Refusal) -> CliError {
     let help = match &refusal {
         Refusal::Away(_) => "check the address, the port and the fingerprint; the token is not spent",
+        Refusal::Conflict(_) => {
+            "give another name with --name, or free this one with `mover agent revoke` and `mover agent remove`; the token is \
+             not spent"
+        }
         _ => "ask for a new token: `mover agent enrol-token`",
     };
     CliError::failed(format!("{server} did not enrol this host: {refusal}"), help)

@@ -352,9 +352,8 @@ mod tests {
         let state = StateDirectory::open(Some(&place)).expect("open");
         let second = StateDirectory::open(Some(&place)).map(|_| ()).expect_err("held");
         assert_eq!(second.exit, crate::cli::exit::Exit::InUse);
-        state.key(|| Ok("secret".to_owned())).expect("key");
-        assert_eq!(state.key(|| Ok("another".to_owned())).expect("key"), "secret");
+        state.applicant("one", || Ok(("id".into(), "secret".to_owned()))).expect("an applicant");
         let mode = |path: &std::path::Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
-        assert_eq!((mode(&place), mode(&place.join("key.pem"))), (0o700, 0o600));
+        assert_eq!((mode(&place), mode(&place.join("applicant.json"))), (0o700, 0o600));
     }
 }

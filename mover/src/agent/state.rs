@@ -20,6 +20,8 @@ const IDENTITY: &str = "agent.json";
 const KEY: &str = "key.pem";
 const CERTIFICATE: &str = "certificate.pem";
 const AUTHORITY: &str = "authority.pem";
+/// Whoever asks to join and has no answer yet.
+const APPLICANT: &str = "applicant.json";
 
 /// Who this agent is and whom it talks to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +32,17 @@ pub struct Identity {
     pub name: String,
     /// `https://HOST:PORT`
     pub server: String,
+}
+
+/// Who asks to join.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Applicant {
+    /// Drawn for it.
+    pub agent: AgentId,
+    /// For people.
+    pub name: String,
+    /// Its private key, PEM.
+    pub key: String,
 }
 
 /// An agent's papers.
@@ -177,31 +190,40 @@ impl StateDirectory {
         Ok((identity, papers))
     }
 
-    /// The key, made once; an enrolment that is repeated after a lost answer shows the same.
+    /// As whom this host asks to join under `name`. An enrolment that is repeated after a lost answer asks as the same; under
+    /// another name it is another agent, with an id and a key of its own: the server knows the old ones, and may have
+    /// revoked them. What the agent has now counts until the new one is [adopted](StateDirectory::adopt).
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn key(&self, make: impl FnOnce() -> Result<String>) -> Result<String> {
-        if let Some(key) = self.read(KEY)? {
-            return Ok(key);
+    pub fn applicant(&self, name: &str, draw: impl FnOnce() -> Result<(AgentId, String)>) -> Result<Applicant> {
+        let read = |file: &str| Ok::<_, CliError>(self.read(file)?.filter(|text| !text.trim().is_empty()));
+        let asked = read(APPLICANT)?.and_then(|text| serde_json::from_str::<Applicant>(&text).ok());
+        if let Some(applicant) = asked.filter(|applicant| applicant.name == name) {
+            return Ok(applicant);
         }
-        let key = make()?;
-        self.write(KEY, key.as_bytes())?;
-        Ok(key)
+        let identity = read(IDENTITY)?.and_then(|text| serde_json::from_str::<Identity>(&text).ok());
+        if let (Some(identity), Some(key)) = (identity.filter(|identity| identity.name == name), read(KEY)?) {
+            return Ok(Applicant { agent: identity.agent, name: name.to_owned(), key });
+        }
+        let (agent, key) = draw()?;
+        let applicant = Applicant { agent, name: name.to_owned(), key };
+        self.write(APPLICANT, &serde_json::to_vec(&applicant).expect("plain data has a JSON form"))?;
+        Ok(applicant)
     }
 
-    /// The id, drawn once.
+    /// The server has let this applicant in: it is this agent from now on. Until all is written, the same enrolment can be
+    /// repeated.
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn agent_id(&self, draw: impl FnOnce() -> AgentId) -> Result<AgentId> {
-        const NAME: &str = "id";
-        if let Some(id) = self.read(NAME)? {
-            return Ok(AgentId::from(id.trim()));
-        }
-        let id = draw();
-        self.write(NAME, id.as_str().as_bytes())?;
-        Ok(id)
+    pub fn adopt(&self, applicant: &Applicant, server: &str, certificate: &str, authority: &str) -> Result<Identity> {
+        let (agent, name) = (applicant.agent.clone(), applicant.name.clone());
+        let identity = Identity { agent, name, server: server.to_owned() };
+        self.write(KEY, applicant.key.as_bytes())?;
+        self.keep(&identity, certificate, authority)?;
+        self.remove(APPLICANT);
+        Ok(identity)
     }
 
     /// Keeps what an enrolment or a renewal gave; the identity last, so that it is there only with the rest.
@@ -212,5 +234,33 @@ impl StateDirectory {
         self.write(AUTHORITY, authority.as_bytes())?;
         self.write(CERTIFICATE, certificate.as_bytes())?;
         self.write(IDENTITY, &serde_json::to_vec(identity).expect("plain data has a JSON form"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent that was revoked once kept its id and its key for ever, and the server refused them under every name.
+    #[test]
+    fn another_name_is_another_agent_and_the_same_name_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = StateDirectory::open(Some(directory.path())).expect("open");
+        let apply = |name: &str, drawn: &str| {
+            let draw = || Ok((AgentId::from(drawn), format!("key of {drawn}")));
+            let applicant = state.applicant(name, draw).expect("an applicant");
+            (applicant.agent.to_string(), applicant.key.clone(), applicant)
+        };
+        let (first, _, applicant) = apply("one", "a");
+        assert_eq!(apply("one", "b").0, first, "the answer was lost: it asks as the same");
+        state.adopt(&applicant, "https://h", "certificate", "authority").expect("adopt");
+        assert_eq!(apply("one", "c").0, "a", "it is that agent");
+        assert_eq!(apply("two", "d").0, "d");
+        assert_eq!(state.identity().expect("an identity").0.agent.as_str(), "a", "until the other one was let in");
+        let (_, key, applicant) = apply("two", "e");
+        assert_eq!((applicant.agent.as_str(), key.as_str()), ("d", "key of d"));
+        state.adopt(&applicant, "https://h", "certificate", "authority").expect("adopt");
+        let (identity, papers) = state.identity().expect("an identity");
+        assert_eq!((identity.agent.as_str(), identity.name.as_str(), papers.key.as_str()), ("d", "two", "key of d"));
     }
 }

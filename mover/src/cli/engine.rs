@@ -4,9 +4,11 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use mover_actors::bottleneck::Stopwatch;
 use mover_actors::error::Failure;
-use mover_actors::progress::{Progress, Slowed};
+use mover_actors::progress::{self, Progress, Slowed};
 use mover_actors::runtime::{ShardOptions, ShardRuntime, Shards, StopSignal};
 
 use super::Session;
@@ -61,18 +63,45 @@ impl Engine {
             terminal::say(&format!("interrupted: {on_interrupt} (once more to stop at once)"));
             to_stop.request();
         });
-        let interval = session.resolved.settings.progress_interval.map_or(std::time::Duration::from_secs(5), |p| p.0);
+        let interval = session.resolved.settings.progress_interval.map_or(Duration::from_secs(5), |p| p.0);
         let shown = Arc::clone(&progress);
         let from_outside = view.bytes_expected;
-        let bar = ProgressView::start(&session.output, view.title, interval, move || snapshot(&shown, &*from_outside));
+        // A look at all threads; only lines for programs have room for what it tells.
+        let watch = session.output.json.then(|| Watch::start(session.resolved.shards));
+        let bar = ProgressView::start(&session.output, view.title, interval, move || {
+            let now = shown.snapshot();
+            Snapshot {
+                bottleneck: watch.as_ref().and_then(|watch| watch.bottleneck(&now)),
+                ..snapshot(&now, &*from_outside)
+            }
+        });
         let result = self.shards.run(move |runtime| make(runtime, progress, stop));
         drop(bar);
         Ok(result?)
     }
 }
 
-fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snapshot {
-    let now = progress.snapshot();
+/// Follows what limits a job while it runs.
+struct Watch {
+    began: Instant,
+    stopwatch: Stopwatch,
+    shards: usize,
+}
+
+impl Watch {
+    fn start(shards: usize) -> Watch {
+        Watch { began: Instant::now(), stopwatch: Stopwatch::start(Duration::ZERO), shards }
+    }
+
+    /// From the beginning until now; nothing before anything has moved.
+    fn bottleneck(&self, now: &progress::Snapshot) -> Option<(String, f64)> {
+        let has_moved = now.actors.iter().any(|actor| actor.messages > 0);
+        let found = has_moved.then(|| self.stopwatch.stop(self.began.elapsed(), self.shards, &now.actors))?;
+        Some((found.limit.to_string(), found.limit_share))
+    }
+}
+
+fn snapshot(now: &progress::Snapshot, from_outside: &dyn Fn() -> Option<u64>) -> Snapshot {
     let known = |count: u64| (count > 0).then_some(count);
     // What is counted beside the work is better than what there was the last time.
     let guess = || from_outside().or(known(now.bytes_earlier)).map(|bytes| bytes.max(now.bytes_expected));
@@ -87,5 +116,20 @@ fn snapshot(progress: &Progress, from_outside: &dyn Fn() -> Option<u64>) -> Snap
         bytes_expected,
         bytes_new: Some(now.counts.bytes_new).filter(|bytes| *bytes > 0),
         bytes_stored: Some(now.counts.bytes_stored),
+        bottleneck: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_limits_a_job_is_told_once_something_has_moved() {
+        let (watch, progress) = (Watch::start(2), Progress::new());
+        assert_eq!(watch.bottleneck(&progress.snapshot()), None);
+        progress.register_actor("chunker", 0).count_message();
+        let (limit, share) = watch.bottleneck(&progress.snapshot()).expect("known");
+        assert!(!limit.is_empty() && (0.0..=1.0).contains(&share), "{limit} {share}");
     }
 }

@@ -78,11 +78,11 @@ pub struct Session {
 /// Runs the command that `arguments` name, and reports its error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    start_logging();
     let cli = match Cli::parse_ordered(&arguments) {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error, &arguments),
     };
+    start_logging(&cli.command);
     let output = Arc::new(Output::new(cli.global.json, cli.global.quiet));
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(cli, &output)));
     let result = outcome.unwrap_or(Ok(Exit::Failed)).and_then(|exit| output.flush().map(|()| exit));
@@ -124,9 +124,17 @@ fn usage_message(error: &clap::Error) -> String {
     first.map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
-/// Log lines go to standard error, and only if `RUST_LOG` asks for them.
-fn start_logging() {
-    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+/// What a command logs where `RUST_LOG` says nothing. A daemon has no other way to say what became of it, and alerts and
+/// messages send people to its log; whoever types a command sees what it says.
+fn own_log(command: &Command) -> Option<&'static str> {
+    let is_daemon = matches!(command, Command::Serve(_) | Command::Agent(AgentArgs { what: AgentCommand::Run(_) }));
+    is_daemon.then_some("warn,mover=info,mover_control=info,mover_repository=info,mover_actors=info")
+}
+
+/// Log lines go to standard error: as `RUST_LOG` asks for them, else as is this command's own way.
+fn start_logging(command: &Command) {
+    let asked = tracing_subscriber::EnvFilter::try_from_default_env().ok();
+    if let Some(filter) = asked.or_else(|| own_log(command).map(tracing_subscriber::EnvFilter::new)) {
         // Colours are for people: in a journal they are noise.
         let is_seen = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_seen);
@@ -190,6 +198,7 @@ fn run_agent_client(session: &Session, args: &AgentArgs) -> Result<Exit> {
         AgentCommand::Drain(args) => client::agent::act(session, args, "drain"),
         AgentCommand::Undrain(args) => client::agent::act(session, args, "undrain"),
         AgentCommand::Revoke(args) => client::agent::act(session, args, "revoke"),
+        AgentCommand::Remove(args) => client::agent::remove(session, args),
         AgentCommand::EnrolToken(args) => client::agent::enrol_token(session, args),
         AgentCommand::Run(_) | AgentCommand::Enrol(_) => unreachable!("they have no session"),
     }
@@ -198,6 +207,19 @@ fn run_agent_client(session: &Session, args: &AgentArgs) -> Result<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn daemons_log_by_themselves_and_commands_of_people_do_not() {
+        let logs = |typed: &[&str]| {
+            let cli = Cli::parse_ordered(&typed.iter().map(OsString::from).collect::<Vec<_>>()).expect("a command");
+            own_log(&cli.command).is_some()
+        };
+        assert!(logs(&["mover", "serve", "--data", "/d"]) && logs(&["mover", "agent", "run"]));
+        assert!(!logs(&["mover", "agent", "list"]) && !logs(&["mover", "points"]) && !logs(&["mover", "backup", "/a"]));
+        let filter =
+            own_log(&Cli::parse_ordered(&["mover", "agent", "run"].map(OsString::from)).expect("a command").command);
+        assert_eq!(filter.and_then(|filter| filter.parse::<tracing_subscriber::EnvFilter>().err().map(|_| ())), None);
+    }
 
     /// The JSON error of a restore without a place ended in "arguments were not provided:", and nothing told that
     /// there is `--in-place`.

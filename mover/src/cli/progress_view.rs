@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::Output;
 use super::rate::Rate;
@@ -23,7 +23,7 @@ const BAR_TICK: Duration = Duration::from_millis(100);
 const GRAPHIC_COLUMNS: usize = 20;
 
 /// What the counters say at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// Files done, or what `unit` names.
     pub files: u64,
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub bytes_new: Option<u64>,
     /// Bytes handed to the repository, where that has a meaning.
     pub bytes_stored: Option<u64>,
+    /// What has limited the job so far, where that is known, and how much of the limit it is, 0 to 1.
+    pub bottleneck: Option<(String, f64)>,
 }
 
 impl Default for Snapshot {
@@ -54,6 +56,7 @@ impl Default for Snapshot {
             bytes_expected: None,
             bytes_new: None,
             bytes_stored: None,
+            bottleneck: None,
         }
     }
 }
@@ -179,7 +182,14 @@ fn plain_line(title: &str, snapshot: &Snapshot, rate: &Rate) -> String {
 }
 
 fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration, rate: &Rate) {
-    let fields = json!({
+    let _ = output.object("progress", json_line(title, snapshot, elapsed, rate));
+}
+
+/// What a line of `--json` says.
+fn json_line(title: &str, snapshot: &Snapshot, elapsed: Duration, rate: &Rate) -> Value {
+    // As the summary has it, less of it.
+    let bottleneck = snapshot.bottleneck.as_ref().map(|(limit, share)| json!({ "limit": limit, "limit_share": share }));
+    json!({
         "step": title,
         snapshot.unit: snapshot.files,
         "bytes": snapshot.bytes,
@@ -190,10 +200,10 @@ fn emit(output: &Output, title: &str, snapshot: &Snapshot, elapsed: Duration, ra
         "bytes_expected": snapshot.bytes_expected,
         "bytes_new": snapshot.bytes_new,
         "bytes_stored": snapshot.bytes_stored,
+        "bottleneck": bottleneck,
         "seconds": elapsed.as_secs_f64(),
         "seconds_left": rate.remaining(snapshot.bytes_expected).map(|left| left.as_secs()),
-    });
-    let _ = output.object("progress", fields);
+    })
 }
 
 #[cfg(test)]
@@ -219,6 +229,15 @@ mod tests {
         let mut rate = Rate::default();
         rate.update(Duration::from_secs(1), 10);
         assert_eq!(plain_line("backup", &unknown, &rate), "backup: 0 files, 10 B, 10 B/s, 4 B new");
+    }
+
+    /// Who watched a job was told what limits it when it was over.
+    #[test]
+    fn a_json_line_tells_what_limits_the_job_so_far() {
+        let line = |snapshot: &Snapshot| json_line("backup", snapshot, Duration::from_secs(5), &steady());
+        assert!(line(&snapshot())["bottleneck"].is_null(), "nothing has moved yet");
+        let limited = Snapshot { bottleneck: Some(("the source".to_owned(), 0.9)), ..snapshot() };
+        assert_eq!(line(&limited)["bottleneck"], json!({ "limit": "the source", "limit_share": 0.9 }));
     }
 
     /// At 80 columns the bar wrapped, and every redraw left a line behind.

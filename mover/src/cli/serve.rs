@@ -21,7 +21,7 @@ use crate::serve::{self, Settings, Started};
     after_help = "The first start makes the data directory, the embedded database, a certificate authority and an \
 admin token, which is shown once: at a terminal, else in DIR/admin.token, for what a service prints is kept in a journal.\n\
 Two servers on one PostgreSQL database share the work: give the second a copy of DIR/authority.key of the first.\n\
-Environment: MOVER_DATABASE. SIGTERM or SIGINT: stops cleanly."
+Environment: MOVER_DATABASE, MOVER_NAMES, MOVER_MAIL, MOVER_MAIL_FROM. It logs to standard error, RUST_LOG says what. SIGTERM or SIGINT: stops cleanly."
 )]
 pub struct ServeArgs {
     /// Where the database and the keys are
@@ -36,8 +36,8 @@ pub struct ServeArgs {
     /// Serve agents here, and only here
     #[arg(long, value_name = "ADDR:PORT")]
     pub agent_listen: Option<SocketAddr>,
-    /// A name or address by which this server is reached (may be repeated); the first is told to agents
-    #[arg(long = "name", value_name = "DNS")]
+    /// A name or address by which this server is reached (may be repeated, or with commas); the first is told to agents
+    #[arg(long = "name", value_name = "DNS", env = "MOVER_NAMES", value_delimiter = ',')]
     pub names: Vec<String>,
     /// What becomes of jobs whose agent is away, as JSON
     #[arg(long, value_name = "FILE")]
@@ -46,7 +46,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "URL", env = "MOVER_MAIL", hide_env_values = true, requires = "mail_from")]
     pub mail: Option<String>,
     /// Send mail in the name of this address
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", env = "MOVER_MAIL_FROM")]
     pub mail_from: Option<String>,
     /// Serve people in plain text, for a proxy on this machine that speaks TLS; needs --agent-listen
     #[arg(long)]
@@ -72,7 +72,7 @@ pub fn run(session: &Session, args: &ServeArgs) -> Result<Exit> {
         database: args.database.clone(),
         listen: args.listen,
         agent_listen: args.agent_listen,
-        names: args.names.clone(),
+        names: args.names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
         away: args.away.clone(),
         mail: args.mail.clone().zip(args.mail_from.clone()),
         plain_http: args.plain_http,

@@ -1,4 +1,4 @@
-//! `mover agent list|show|drain|undrain|revoke|enrol-token`: agents as an operator sees and handles them.
+//! `mover agent list|show|drain|undrain|revoke|remove|enrol-token`: agents as an operator sees and handles them.
 
 use serde_json::{Value, json};
 
@@ -102,6 +102,16 @@ pub fn act(session: &Session, args: &AgentName, what: &str) -> Result<Exit> {
     let api = Api::new(&args.client)?;
     let id = id_of(&api, &args.agent)?;
     show_one(session, &api.post(&format!("{AGENTS}/{}/{what}", place(&id)), &json!({}))?)
+}
+
+/// Removes one that was revoked.
+pub fn remove(session: &Session, args: &AgentName) -> Result<Exit> {
+    let api = Api::new(&args.client)?;
+    let id = id_of(&api, &args.agent)?;
+    api.delete(&format!("{AGENTS}/{}", place(&id)))?;
+    session.output.say(&format!("{} is gone; its name is free", args.agent))?;
+    session.output.object("summary", json!({ "agent": id, "exit_code": 0 }))?;
+    Ok(Exit::Done)
 }
 
 /// Makes a token that one host may enrol with.

@@ -1,5 +1,6 @@
 //! What is typed after `mover job|policy|point|token`, and where the server is.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -14,18 +15,12 @@ pub struct ServerArgs {
     /// The control plane, https://HOST:PORT
     #[arg(long, global = true, value_name = "URL", env = "MOVER_SERVER", help_heading = "Server")]
     pub server: Option<String>,
-    /// Certificate of the authority of the server, PEM
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "MOVER_CA",
-        conflicts_with = "ca_fingerprint",
-        help_heading = "Server"
-    )]
+    // Not by the parser from the environment: what is typed must win over what is set there for the other of the two.
+    /// Certificate of the authority of the server, PEM [env: MOVER_CA]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "ca_fingerprint", help_heading = "Server")]
     pub ca: Option<PathBuf>,
-    /// SHA-256 of that certificate, as the server prints it at its start
-    #[arg(long, global = true, value_name = "SHA256", env = "MOVER_CA_FINGERPRINT", help_heading = "Server")]
+    /// SHA-256 of that certificate, as the server prints it at its start [env: MOVER_CA_FINGERPRINT]
+    #[arg(long, global = true, value_name = "SHA256", help_heading = "Server")]
     pub ca_fingerprint: Option<String>,
 }
 
@@ -55,16 +50,28 @@ impl ServerArgs {
         Ok(url.trim_end_matches('/').to_owned())
     }
 
-    /// By what it is known.
+    /// By what it is known: as it was typed, else as the environment says.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn trust(&self) -> Result<Trust> {
-        if let Some(file) = &self.ca {
+        self.trust_in(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+    }
+
+    fn trust_in(&self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Trust> {
+        let typed = (self.ca.clone(), self.ca_fingerprint.clone());
+        let (file, fingerprint) = match typed {
+            (None, None) => {
+                let fingerprint = variable("MOVER_CA_FINGERPRINT").map(|text| text.to_string_lossy().into_owned());
+                (variable("MOVER_CA").map(PathBuf::from), fingerprint)
+            }
+            typed => typed,
+        };
+        if let Some(file) = &file {
             let pem = std::fs::read_to_string(file).map_err(|error| CliError::system("read", file.display(), error))?;
             return Ok(Trust::Authority(pem));
         }
-        Ok(self.ca_fingerprint.clone().map_or(Trust::Machine, Trust::Fingerprint))
+        Ok(fingerprint.map_or(Trust::Machine, Trust::Fingerprint))
     }
 }
 
@@ -167,10 +174,10 @@ pub struct JobListArgs {
     /// Only of this set
     #[arg(long, value_name = "NAME")]
     pub set: Option<String>,
-    /// Only of this policy, by its id
+    /// Only of this policy, by its name or id
     #[arg(long, value_name = "POLICY")]
     pub policy: Option<String>,
-    /// Only of this agent, by its id
+    /// Only of this agent, by its name or id
     #[arg(long, value_name = "AGENT")]
     pub agent: Option<String>,
     /// At most so many
@@ -385,4 +392,33 @@ pub struct TokenId {
     /// Its id
     #[arg(value_name = "TOKEN")]
     pub token: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line by which an agent joins names a fingerprint; where `MOVER_CA` was set it was refused.
+    #[test]
+    fn what_is_typed_of_the_authority_wins_over_the_environment() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("authority.pem");
+        std::fs::write(&file, "PEM").expect("write");
+        let set = |names: &'static [&'static str]| {
+            let file = file.clone();
+            move |name: &str| {
+                let value = if name == "MOVER_CA" { file.clone().into_os_string() } else { "set".into() };
+                names.contains(&name).then_some(value)
+            }
+        };
+        let typed = ServerArgs { ca_fingerprint: Some("typed".to_owned()), ..ServerArgs::default() };
+        let both: &[&str] = &["MOVER_CA", "MOVER_CA_FINGERPRINT"];
+        assert!(matches!(typed.trust_in(set(both)), Ok(Trust::Fingerprint(text)) if text == "typed"));
+        let typed = ServerArgs { ca: Some(file.clone()), ..ServerArgs::default() };
+        assert!(matches!(typed.trust_in(set(&["MOVER_CA_FINGERPRINT"])), Ok(Trust::Authority(text)) if text == "PEM"));
+        let nothing = ServerArgs::default();
+        assert!(matches!(nothing.trust_in(set(&["MOVER_CA"])), Ok(Trust::Authority(_))));
+        assert!(matches!(nothing.trust_in(set(&["MOVER_CA_FINGERPRINT"])), Ok(Trust::Fingerprint(_))));
+        assert!(matches!(nothing.trust_in(set(&[])), Ok(Trust::Machine)));
+    }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::api::{self, Api, cell, place, print_list, print_one, time};
 use super::args::{JobArgs, JobCommand, JobListArgs, JobWaitArgs};
+use super::{agent, policy};
 use crate::cli::Session;
 use crate::cli::error::{CliError, Result};
 use crate::cli::exit::Exit;
@@ -45,12 +46,9 @@ pub fn run(session: &Session, args: &JobArgs) -> Result<Exit> {
 }
 
 fn list(session: &Session, api: &Api, args: &JobListArgs) -> Result<Exit> {
-    let query = [
-        ("state", args.state.clone()),
-        ("set", args.set.clone()),
-        ("policy", args.policy.clone()),
-        ("agent", args.agent.clone()),
-    ];
+    let policy = named(api, "policy", args.policy.as_deref(), policy::id_of)?;
+    let agent = named(api, "agent", args.agent.as_deref(), agent::id_of)?;
+    let query = [("state", args.state.clone()), ("set", args.set.clone()), ("policy", policy), ("agent", agent)];
     let jobs = api.list(JOBS, &query, args.limit)?;
     let columns = ["id", "kind", "state", "set", "agent", "created", ">done", "message"];
     print_list(session, "job", &jobs, &columns, |job| {
@@ -66,6 +64,23 @@ fn list(session: &Session, api: &Api, args: &JobListArgs) -> Result<Exit> {
         ]
     })?;
     Ok(Exit::Done)
+}
+
+/// The id of what was named. Jobs outlive what they were of: an id that only they know counts too.
+fn named(
+    api: &Api,
+    what: &'static str,
+    named: Option<&str>,
+    id_of: fn(&Api, &str) -> Result<String>,
+) -> Result<Option<String>> {
+    let Some(named) = named else { return Ok(None) };
+    match id_of(api, named) {
+        Ok(id) => Ok(Some(id)),
+        Err(unknown) => {
+            let left = api.list(JOBS, &[(what, Some(named.to_owned()))], 1)?;
+            if left.is_empty() { Err(unknown) } else { Ok(Some(named.to_owned())) }
+        }
+    }
 }
 
 fn done_bytes(job: &Value) -> u64 {

@@ -58,12 +58,18 @@ fn find(api: &Api, named: &str) -> Result<Value> {
     }
 }
 
-fn path(api: &Api, named: &str) -> Result<String> {
+/// The id of a policy that was named by it or by its name.
+///
+/// # Errors
+/// There is none.
+pub fn id_of(api: &Api, named: &str) -> Result<String> {
     let found = find(api, named)?;
-    let id = found["id"]
-        .as_str()
-        .ok_or_else(|| CliError::failed(format!("there is no policy {named}"), "see `mover policy list`"))?;
-    Ok(format!("{POLICIES}/{}", place(id)))
+    let id = found["id"].as_str().map(str::to_owned);
+    id.ok_or_else(|| CliError::failed(format!("there is no policy {named}"), "see `mover policy list`"))
+}
+
+fn path(api: &Api, named: &str) -> Result<String> {
+    Ok(format!("{POLICIES}/{}", place(&id_of(api, named)?)))
 }
 
 fn list(session: &Session, api: &Api) -> Result<Exit> {

@@ -67,7 +67,9 @@ fn describe() {
     describe_gauge!("mover_queue_depth_jobs", "Jobs that wait");
     describe_gauge!("mover_queue_wait_seconds", "How long the oldest job waits that could begin");
     describe_gauge!("mover_policy_last_success_timestamp_seconds", "When a job of the policy succeeded last; 0: never");
+    describe_gauge!("mover_policy_created_timestamp_seconds", "When the policy was made");
     describe_gauge!("mover_policy_enabled", "Whether the calendar of the policy runs");
+    describe_gauge!("mover_policy_scheduled", "Whether the policy has a calendar; else it runs on demand only");
     describe_gauge!("mover_agents_connected", "Agents that were heard lately, by pool");
     describe_gauge!("mover_agents_enrolled", "Agents that are not revoked, by pool");
     describe_gauge!("mover_bytes_per_second", "What the running jobs read together");
@@ -140,6 +142,10 @@ async fn look_at_policies(app: &App) -> Result<()> {
         let name = stored.policy.name;
         let last = stored.last_success.map_or(0.0, |time| time.0 as f64 / 1000.0);
         gauge!("mover_policy_last_success_timestamp_seconds", "policy" => name.clone()).set(last);
+        gauge!("mover_policy_created_timestamp_seconds", "policy" => name.clone())
+            .set(stored.created_at.0 as f64 / 1000.0);
+        let is_scheduled = !stored.policy.when.schedules.is_empty();
+        gauge!("mover_policy_scheduled", "policy" => name.clone()).set(f64::from(u8::from(is_scheduled)));
         gauge!("mover_policy_enabled", "policy" => name).set(f64::from(u8::from(stored.enabled)));
     }
     Ok(())

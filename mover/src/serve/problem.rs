@@ -85,9 +85,10 @@ impl Problem {
         Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
-    /// There is no such thing.
+    /// Nothing is served at this address. Another type than that of a thing that does not exist: an agent that asks at the
+    /// wrong address must not take this for news of its job.
     pub fn not_found(detail: impl Into<String>) -> Problem {
-        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+        Problem::new(StatusCode::NOT_FOUND, "no-such-path", detail)
     }
 
     /// Something here does not work.
@@ -121,7 +122,7 @@ impl From<ControlError> for Problem {
                 let detail = "the database of the control plane does not answer; nothing was changed, ask again";
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "database-away", detail).retry_after(2)
             }
-            ControlError::NotFound { .. } => Problem::not_found(text),
+            ControlError::NotFound { .. } => Problem::new(StatusCode::NOT_FOUND, problem::NOT_FOUND, text),
             ControlError::Conflict(_) => conflict("conflict", text),
             ControlError::StaleFence { .. } => conflict(problem::STALE_FENCE, text),
             ControlError::Ended { .. } => conflict(problem::ENDED, text),
@@ -156,6 +157,15 @@ mod tests {
         let inside = Problem::from(damaged);
         assert_eq!((inside.status, inside.kind.as_str()), (500, "urn:mover:problem:internal"));
         assert!(!serde_json::to_string(&inside).unwrap().contains("secret column"));
+    }
+
+    /// An agent took the answer of the people's listener for news of its job, and threw its result away.
+    #[test]
+    fn address_that_serves_nothing_is_told_apart_from_a_thing_that_does_not_exist() {
+        let missing = Problem::from(ControlError::NotFound { kind: "job", name: "j".to_owned() });
+        let nowhere = Problem::not_found("this is not served at this address");
+        assert_eq!((missing.status, missing.kind.as_str()), (404, "urn:mover:problem:not-found"));
+        assert_eq!((nowhere.status, nowhere.kind.as_str()), (404, "urn:mover:problem:no-such-path"));
     }
 
     /// A body that was no policy was repeated in the audit log, with the secret address of its webhook.

@@ -17,7 +17,7 @@ fn requests_without_a_token_are_refused_and_tell_nothing() {
     nobody.post("/api/v1/jobs", &backup("set")).expect_problem(401, "unauthenticated");
     nobody.get("/healthz").expect(200);
     nobody.get("/readyz").expect(200);
-    nobody.get("/api/v1/nothing").expect_problem(404, "not-found");
+    nobody.get("/api/v1/nothing").expect_problem(404, "no-such-path");
     let page = nobody.get("/").expect(200);
     assert!(page.header("content-security-policy").contains("default-src 'none'"), "{:?}", page.headers);
     let jobs = serve.admin().get("/api/v1/jobs").expect(200);

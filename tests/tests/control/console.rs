@@ -223,6 +223,41 @@ fn console_that_gets_no_events_looks_every_few_seconds_until_it_does() {
     play_on("polling", true);
 }
 
+/// Nights that were aborted or expired were no warnings: "nothing failed in the last 24 hours".
+#[test]
+fn overview_warns_of_what_was_aborted_or_expired_and_tells_exceptions_apart() {
+    if let Some(reason) = missing() {
+        mover_tests::skip_test!(reason);
+    }
+    let scratch = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(&scratch.path().join("data"), &[]);
+    let agent = serve.agent("proxy-one");
+    let end = |set: &str, ending: Value, exceptions: u64, point: Option<&str>| {
+        serve.admin().post("/api/v1/jobs", &backup(set)).expect(201);
+        let lease = agent.poll(20).remove(0);
+        let held = json!({ "job": lease["job"]["id"], "fence": lease["fence"] });
+        if point.is_some() {
+            agent.client.post("/agent/v1/grant", &json!({ "held": held })).expect(204);
+        }
+        let outcome = json!({ "recovery_point": point, "exceptions_total": exceptions });
+        agent
+            .client
+            .post("/agent/v1/finish", &json!({ "held": held, "ending": ending, "outcome": outcome }))
+            .expect(200);
+    };
+    end("databases", json!("aborted"), 0, None);
+    end("machines", json!("completed"), 3, Some("0123456789abcdef"));
+    // Nobody asks for work any more.
+    let mut late = backup("archive");
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    late["expires_at"] = json!(now + 2000);
+    let late = serve.admin().post("/api/v1/jobs", &late).expect(201).field("id");
+    let state = || serve.admin().get(&format!("/api/v1/jobs/{late}")).expect(200).field("state");
+    crate::site::until("it expires", || state() == "expired");
+    play("night", &serve, json!({}));
+}
+
 #[test]
 fn policy_form_shows_refusals_at_their_fields() {
     play_on("policy", true);

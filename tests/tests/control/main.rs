@@ -13,6 +13,7 @@ mod console;
 mod document;
 mod events;
 mod faults;
+mod observability;
 mod requests;
 mod s_rules;
 mod site;

@@ -110,5 +110,9 @@ fn agent_unit_leaves_io_uring_and_the_reading_of_all_files_alone() {
     assert!(settings("CapabilityBoundingSet").iter().any(|capability| capability == "CAP_DAC_READ_SEARCH"));
     assert_eq!(settings("LimitMEMLOCK"), ["infinity"]);
     assert_eq!(settings("PrivateTmp"), ["no"], "an empty /tmp would be backed up");
-    assert_eq!(settings("RestartPreventExitStatus"), [exit::REVOKED.to_string()], "a revoked agent is not started again");
+    assert_eq!(
+        settings("RestartPreventExitStatus"),
+        [exit::REVOKED.to_string()],
+        "a revoked agent is not started again"
+    );
 }

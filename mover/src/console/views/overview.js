@@ -15,6 +15,10 @@ const DAY_MS = 86_400_000;
 const STALE_MS = 2 * DAY_MS;
 /** A job that could begin and waits for so long is told. */
 const WAIT_MS = 15 * 60_000;
+/** States of jobs that did not do what they were for. */
+const BROKEN = ["failed", "aborted", "expired"];
+/** Jobs of each list that are named. */
+const SHOWN = 10;
 
 function tile(label, value, beside, href) {
   const content = [h("span", { class: "tile-label" }, label), h("strong", {}, value), h("span", { class: "tile-beside" }, beside)];
@@ -63,7 +67,7 @@ function policyTable(policies) {
   return table("Policies and their last success", columns, policies, empty);
 }
 
-function warnings(told, policies, agents, failed) {
+function warnings(told, policies, agents, failed, partial) {
   const found = [];
   const warn = (text, href, link) => found.push(h("li", {}, text, " ", href ? h("a", { href }, link) : null));
   const away = [...agents.values()].filter((agent) => !agent.connected && !agent.revoked);
@@ -80,25 +84,42 @@ function warnings(told, policies, agents, failed) {
     }
     if (skips > 0) warn(`${policy.name}: ${plural(skips, "run")} skipped in a row, its agent is away.`, `#/policies/${id}`, "Policy");
   }
-  for (const job of failed) {
+  for (const job of failed.slice(0, SHOWN)) {
     warn(`${job.set}: ${job.kind} ${words(job.state)}${job.message ? ` – ${job.message}` : ""}`.replace(/[^.?!]$/, "$&."), `#/jobs/${job.id}`, "Job");
   }
-  if (found.length === 0) return h("p", { class: "calm" }, "No warnings: agents are connected, and nothing failed in the last 24 hours.");
-  return h("section", { class: "panel warnings", "aria-labelledby": "warnings" }, h("h2", { id: "warnings" }, `Warnings (${found.length})`), h("ul", {}, found));
+  const more = failed.length - SHOWN;
+  if (more > 0) warn(`${plural(more, "more job")} failed, aborted or expired in the last 24 hours.`, "#/jobs", "Jobs");
+  const calm = "No warnings: agents are connected, and no job failed, was aborted or expired in the last 24 hours.";
+  const first = found.length === 0 ? h("p", { class: "calm" }, calm)
+    : h("section", { class: "panel warnings", "aria-labelledby": "warnings" }, h("h2", { id: "warnings" }, `Warnings (${found.length})`), h("ul", {}, found));
+  return partial.length === 0 ? [first] : [first, incomplete(partial)];
 }
 
-/** Failures of the last day that no later success of the same set and kind has made good. */
-async function failures(at, signal) {
-  const [failed, done] = await Promise.all([
-    api.get("/jobs?state=failed&limit=50", signal), api.get("/jobs?state=completed&limit=200", signal),
-  ]);
-  const isOpen = (job) => at - (job.ended_at ?? job.created_at) < DAY_MS &&
-    !done.items.some((good) => good.set === job.set && good.kind === job.kind && good.created_at > job.created_at);
-  const seen = new Set();
-  return failed.items.filter((job) => {
-    const key = `${job.kind} ${job.set}`;
-    return isOpen(job) && !seen.has(key) && seen.add(key);
-  }).slice(0, 10);
+/** They have their recovery point, and not all that should be in it. */
+function incomplete(partial) {
+  const item = (job) => h("li", {}, `${job.set}: ${job.kind} with `, exceptionsOf(job.outcome?.exceptions_total ?? job.progress.exceptions) ?? "exceptions", " ",
+    h("a", { href: `#/jobs/${job.id}` }, "Job"));
+  return panel("Completed with exceptions in the last 24 hours", h("ul", {}, partial.slice(0, SHOWN).map(item)),
+    partial.length > SHOWN ? h("p", {}, h("a", { href: "#/jobs?state=completed_with_errors" }, `and ${partial.length - SHOWN} more`)) : null);
+}
+
+/**
+ * What of the last day ended without what it was for, and what ended with exceptions: of each set and kind the last one,
+ * unless a later success has made it good.
+ */
+async function troubles(at, signal) {
+  const ask = (state, limit) => api.get(`/jobs?state=${state}&limit=${limit}`, signal).then(({ items }) => items);
+  const [done, partial, ...broken] = await Promise.all([ask("completed", 200), ask("completed_with_errors", 200), ...BROKEN.map((state) => ask(state, 200))]);
+  const last = (jobs, better) => {
+    const isOpen = (job) => at - (job.ended_at ?? job.created_at) < DAY_MS &&
+      !better.some((good) => good.set === job.set && good.kind === job.kind && good.created_at > job.created_at);
+    const seen = new Set();
+    return jobs.sort((a, b) => b.created_at - a.created_at).filter((job) => {
+      const key = `${job.kind} ${job.set}`;
+      return isOpen(job) && !seen.has(key) && seen.add(key);
+    });
+  };
+  return { failed: last(broken.flat(), [...done, ...partial]), partial: last(partial, done) };
 }
 
 export async function overview(place, { signal }) {
@@ -109,10 +130,10 @@ export async function overview(place, { signal }) {
   const refresh = async () => {
     try {
       const [overviewNow, policies, known] = await Promise.all([api.get("/overview", signal), all("/policies", signal), all("/agents", signal)]);
-      const failed = await failures(overviewNow.at, signal);
+      const { failed, partial } = await troubles(overviewNow.at, signal);
       told = overviewNow;
       agents = new Map(known.map((agent) => [agent.id, agent]));
-      renew(warned, warnings(told, policies, agents, failed));
+      renew(warned, ...warnings(told, policies, agents, failed, partial));
       renew(top, tiles(told));
       renew(running, panel("Running now", runningTable(told.running, agents)));
       renew(counted, counts(told));
