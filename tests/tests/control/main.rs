@@ -14,6 +14,7 @@ mod document;
 mod events;
 mod faults;
 mod observability;
+mod operator;
 mod requests;
 mod s_rules;
 mod site;

@@ -73,6 +73,13 @@ impl Site {
         *self.serve.borrow_mut() = Some(start(&self.repo, &self.options));
     }
 
+    /// The same, this time with more options.
+    pub fn start_serve_with(&self, more: &[&str]) {
+        let options: Vec<String> =
+            self.options.iter().cloned().chain(more.iter().map(|more| (*more).to_owned())).collect();
+        *self.serve.borrow_mut() = Some(start(&self.repo, &options));
+    }
+
     /// The token of its administrator.
     pub fn token(&self) -> &str {
         &self.token
