@@ -6,7 +6,7 @@
 //! whoever touches one job by its id and fence: changes run side by side where the database can.
 //!
 //! A transaction that fails for a passing reason (lock, lost connection, server that restarts) is run again, with a
-//! bounded backoff of some 2 s in all: [`ATTEMPTS`]. After that the error says `is_transient`, the caller answers
+//! bounded backoff of some 2 s in all: [`ATTEMPTS`], [`PATIENCE`]. After that the error says `is_transient`, the caller answers
 //! "try later", and the process lives on. Since the answer to a commit can be lost, a closure may run although it had
 //! already been committed: ids are therefore made outside of it, and each closure is idempotent.
 //!
@@ -24,7 +24,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Connection, Row};
@@ -39,6 +39,9 @@ use group::Group;
 pub const ATTEMPTS: u32 = 6;
 /// Pause before the second attempt; doubled before each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(60);
+/// No attempt begins later: where each waits long (for a lock, behind others that wait for it), their number alone is no
+/// bound.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a caller waits for a free connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// Readers of SQLite, which run beside the one writer.
@@ -127,11 +130,11 @@ impl Database {
     }
 
     async fn attempts<T>(&self, side: Side, work: impl AsyncFn(&mut Transaction) -> Result<T>) -> Result<T> {
-        let mut pause = BACKOFF_FIRST;
+        let (began, mut pause) = (Instant::now(), BACKOFF_FIRST);
         for attempt in 1.. {
             let error = match self.once(side, &work).await {
                 Ok(value) => return Ok(value),
-                Err(error) if attempt < ATTEMPTS && error.is_transient() => error,
+                Err(error) if attempt < ATTEMPTS && began.elapsed() < PATIENCE && error.is_transient() => error,
                 Err(error) => return Err(error),
             };
             tracing::debug!(attempt, %error, "the database is asked again");
